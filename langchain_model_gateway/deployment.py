@@ -1,0 +1,204 @@
+"""One named model and its limits."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.load import dumpd
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PrivateAttr,
+    SkipValidation,
+    ValidationError,
+    field_validator,
+)
+
+from langchain_model_gateway._text import one_line
+from langchain_model_gateway.errors import SkippedModel
+from langchain_model_gateway.schedule import Schedule, TimeWindow, compile_schedule
+
+
+class ModelDeployment(BaseModel):
+    """A chat model under a name, with the limits of its use.
+
+    Args:
+        model_name: What the gateway, its logs and its answers call it; unique in a gateway.
+        model: Any `Runnable` that takes what a chat model takes and returns a message: a chat
+            model, a bound one, a chain that ends in one, another gateway.
+        time_constraints: The windows in which it is not used, as `TimeWindow`s or `(start, end)`
+            pairs of "HH:MM" strings in UTC. `None` or `[]`: never restricted.
+
+    Raises:
+        ValidationError: If a value is malformed or a key unknown.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
+
+    model_name: str
+    model: SkipValidation[Runnable[Any, Any]]
+    time_constraints: tuple[TimeWindow, ...] = ()
+
+    _schedule: Schedule | None = PrivateAttr(default=None)
+
+    @field_validator("model_name", mode="before")
+    @classmethod
+    def _check_name(cls, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"a name is a string, got {type(value).__name__}")
+        if not value.strip():
+            raise ValueError(f"a name is not empty, got {value!r}")
+        return value
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _check_model(cls, value: object) -> Runnable[Any, Any]:
+        if not isinstance(value, Runnable):
+            raise ValueError(
+                f"a model is a LangChain Runnable such as a chat model, got {type(value).__name__}"
+            )
+        return value
+
+    @field_validator("time_constraints", mode="before")
+    @classmethod
+    def _check_windows(cls, value: object) -> object:
+        if value is None:
+            return ()
+        if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+            raise ValueError(
+                "time_constraints is a list of windows such as [('22:00', '06:00')], "
+                f"got {type(value).__name__}"
+            )
+        return tuple(value)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the windows for being asked."""
+        if self.time_constraints:
+            self._schedule = compile_schedule(self.time_constraints)
+
+    @classmethod
+    def from_entry(cls, position: int, entry: object) -> Self:
+        """Take one entry of a gateway's `models`.
+
+        Raises:
+            ValueError: If it is malformed; says where, which and why.
+        """
+        if isinstance(entry, cls):
+            return entry
+        if not isinstance(entry, Mapping):
+            raise ValueError(
+                f"models[{position}] is a ModelDeployment or a dict with the keys 'model_name' "
+                f"and 'model', got {type(entry).__name__}"
+            )
+        name = entry.get("model_name")
+        where = f"models[{position}]" + (
+            f" ({one_line(name, 60)!r})" if isinstance(name, str) else ""
+        )
+        try:
+            return cls.model_validate(dict(entry))
+        except ValidationError as error:
+            raise ValueError(f"{where}: {_complaints(error)}") from None
+
+    def restriction(self, now: datetime) -> SkippedModel | None:
+        """Why this deployment may not be used at `now`, or `None` if it may."""
+        if self._schedule is None or not self._schedule.restricts(now):
+            return None
+        windows = ", ".join(map(str, self.time_constraints[:3]))
+        more = len(self.time_constraints) - 3
+        reason = f"restricted {windows}" + (f" and {more} more windows" if more > 0 else "")
+        return SkippedModel(self.model_name, reason, self._schedule.until(now))
+
+    @property
+    def provider(self) -> str:
+        """Who serves the model, such as "openai", as traces name it."""
+        model = innermost(self.model)
+        if isinstance(model, BaseChatModel):
+            return str(model._get_ls_params().get("ls_provider") or _class_name(model))  # noqa: SLF001
+        return _class_name(model)
+
+    @property
+    def kind(self) -> Literal["chat", "llm"] | None:
+        """Whether it answers with messages or plain text; `None` where that cannot be told."""
+        model = innermost(self.model)
+        if isinstance(model, BaseChatModel):
+            return "chat"
+        return "llm" if isinstance(model, BaseLLM) else None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ModelDeployment):
+            return NotImplemented
+        mine, theirs = dict(self), dict(other)
+        return _same_model(mine.pop("model"), theirs.pop("model")) and mine == theirs
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # A client holds connections and locks: a copy of the deployment shares it.
+        return self.model_copy()
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        windows = [str(window) for window in self.time_constraints]
+        shown = {"model_name": self.model_name, "model": _Bare(_class_name(innermost(self.model)))}
+        return [*shown.items(), *([("time_constraints", windows)] if windows else [])]
+
+
+class _Bare(str):
+    """A string whose repr has no quotes: a class name in another's repr."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def innermost(runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """The model that answers at the end of a binding, a chain or a fallback."""
+    while True:
+        match runnable:
+            case RunnableBinding():
+                runnable = runnable.bound
+            case RunnableSequence():
+                runnable = runnable.last
+            case RunnableWithFallbacks():
+                runnable = runnable.runnable
+            case _:
+                return runnable
+
+
+def _same_model(one: Runnable[Any, Any], other: Runnable[Any, Any]) -> bool:
+    """Whether two models are configured alike; clients inside make equal ones compare unequal."""
+    if one is other or one == other:
+        return True
+    try:
+        return bool(dumpd(one) == dumpd(other))
+    except ValueError:  # a gateway within that has no serialized form
+        return False
+
+
+def _class_name(runnable: Runnable[Any, Any]) -> str:
+    return type(runnable).__name__
+
+
+def _complaints(error: ValidationError) -> str:
+    """A validation error on one line: where in the entry, and what is wrong."""
+    lines = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        first, *rest = detail["loc"] or ("",)
+        path = str(first) + "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in rest)
+        match detail["type"]:
+            case "missing":
+                lines.append(f"the key {path!r} is missing")
+            case "extra_forbidden":
+                lines.append(f"the key {one_line(path, 60)!r} is unknown")
+            case _:
+                lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,599 @@
+"""`GatewayRunnable`: the Runnable surface, and the thin drivers that carry out the decisions."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    closing,
+    nullcontext,
+)
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.load.load import InitValidator
+from langchain_core.load.serializable import Serializable, SerializedConstructor
+from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.graph import Graph
+from langchain_core.runnables.utils import gated_coro, get_unique_config_specs
+from langchain_core.utils.pydantic import TypeBaseModel
+from pydantic import ConfigDict, PrivateAttr, field_validator
+from typing_extensions import override
+
+from langchain_model_gateway import display, serialization
+from langchain_model_gateway._text import one_line
+from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.routing import Call, Routing, RoutingPlan, logger
+from langchain_model_gateway.streaming import Head
+from langchain_model_gateway.tracing import Run, atraced, effective, merged, traced
+
+PREFERENCE: Final = "model_preference"
+
+
+class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
+    """Several named chat models as one `Runnable`.
+
+    A call goes to the caller's preferred deployment first, then to the others in list order. Those
+    inside their restricted hours are skipped, and where one fails the next is tried. The answer's
+    first message or chunk says who gave it in `response_metadata["gateway"]`.
+
+    Args:
+        models: The deployments in the order to try them, as `ModelDeployment`s or dicts with the
+            same keys.
+        model_preference: The deployment to try first where the caller names none.
+        strict_preference: Whether a preference that is no deployment's name is a `ValueError`;
+            otherwise it is ignored with a warning.
+        exceptions_to_handle: The exceptions on which the next deployment is tried. Cancellation,
+            `KeyboardInterrupt` and LangGraph's interrupts are never among them.
+
+    Raises:
+        ValidationError: If an argument is malformed.
+
+    Example:
+        ```python
+        gateway = GatewayRunnable(
+            models=[
+                {"model_name": "weak", "model": cheap, "time_constraints": [("22:00", "06:00")]},
+                {"model_name": "strong", "model": good},
+            ]
+        )
+        gateway.invoke("Hello", model_preference="strong")
+        ```
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
+
+    models: tuple[ModelDeployment, ...]
+    model_preference: str | None = None
+    strict_preference: bool = False
+    exceptions_to_handle: tuple[type[BaseException], ...] = (Exception,)
+
+    _routing: Routing = PrivateAttr()
+
+    # --- construction ------------------------------------------------------------------------
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _check_models(cls, value: object) -> tuple[ModelDeployment, ...]:
+        # A tuple is how a gateway keeps its own deployments, and what a copy hands in.
+        is_own = isinstance(value, tuple) and all(isinstance(e, ModelDeployment) for e in value)
+        if not (isinstance(value, list) or is_own):
+            raise ValueError(f"models is a list of deployments, got {type(value).__name__}")
+        entries: list[object] = list(value)  # type: ignore[call-overload]
+        models = tuple(ModelDeployment.from_entry(i, entry) for i, entry in enumerate(entries))
+        if not models:
+            raise ValueError("models has no deployment; give at least one, better two")
+        _refuse_duplicates(models)
+        _refuse_mixed_kinds(models)
+        return models
+
+    @field_validator("exceptions_to_handle", mode="before")
+    @classmethod
+    def _check_exceptions(cls, value: object) -> tuple[type[BaseException], ...]:
+        classes = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        classes = tuple(
+            serialization.exception_class(each) if isinstance(each, str) else each
+            for each in classes
+        )
+        for each in classes:
+            if not (isinstance(each, type) and issubclass(each, BaseException)):
+                raise ValueError(
+                    "exceptions_to_handle is a tuple of exception classes, got "
+                    f"{getattr(each, '__name__', type(each).__name__)}"
+                )
+        return classes
+
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+        if len(self.models) == 1:
+            logger.warning(
+                "the gateway has one deployment only (%s): there is nobody to fall over to",
+                one_line(self.models[0].model_name, 60),
+            )
+        for deployment in self.models:
+            for window in deployment.time_constraints:
+                if window.is_instant:
+                    logger.warning(
+                        "the window %s of %s restricts a single instant; a whole day is two "
+                        "windows, ('00:00', '12:00') and ('12:00', '00:00')",
+                        window,
+                        one_line(deployment.model_name, 60),
+                    )
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the routing."""
+        super().model_post_init(context)
+        self._routing = Routing(
+            deployments={deployment.model_name: deployment for deployment in self.models},
+            exceptions_to_handle=self.exceptions_to_handle,
+            strict_preference=self.strict_preference,
+        )
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.model_post_init(None)
+        return copied
+
+    def prefer(self, model_name: str | None) -> Self:
+        """A gateway that tries `model_name` first where the caller names none.
+
+        Unlike `bind(model_preference=...)`, it survives a later `bind_tools`.
+        """
+        self._routing.preferred(model_name)
+        return self.model_copy(update={PREFERENCE: model_name})
+
+    # --- looking at it -----------------------------------------------------------------------
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The deployments' names in list order."""
+        return tuple(deployment.model_name for deployment in self.models)
+
+    def __getitem__(self, model_name: str) -> ModelDeployment:
+        try:
+            return self._routing.deployments[model_name]
+        except KeyError:
+            raise KeyError(f"no deployment {model_name!r}; there are: {self.model_names}") from None
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def explain(
+        self, model_preference: str | None = None, at: datetime | None = None
+    ) -> RoutingPlan:
+        """What a call would do, without making it.
+
+        Args:
+            model_preference: The deployment to try first; the gateway's own if left out.
+            at: An aware moment; now if left out.
+
+        Returns:
+            Who would be tried in which order, and who not, why and until when. It prints as a
+            table and shows as one in a notebook.
+
+        Raises:
+            ValueError: If `at` is naive, or the preference unknown and preference is strict.
+        """
+        if at is not None and at.utcoffset() is None:
+            raise ValueError(
+                f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
+            )
+        preference = self.model_preference if model_preference is None else model_preference
+        return self._routing.plan(preference, at or _now())
+
+    def _repr_html_(self) -> str:
+        return display.gateway_html(self, _now())
+
+    @override
+    def get_graph(self, config: RunnableConfig | None = None) -> Graph:
+        return display.gateway_graph(self, config)
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        fields = type(self).model_fields
+        plain = {
+            name: value
+            for name, value in self
+            if name not in {"models", "name"} and value != fields[name].default
+        }
+        return [("models", list(self.model_names)), *plain.items()]
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        # Health and other state are no part of what a gateway is.
+        return type(other) is type(self) and dict(self) == dict(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # --- the Runnable's own declarations -----------------------------------------------------
+
+    @property
+    @override
+    def InputType(self) -> Any:
+        return self.models[0].model.InputType
+
+    @property
+    @override
+    def OutputType(self) -> Any:
+        return self.models[0].model.OutputType
+
+    @override
+    def get_input_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
+        return self.models[0].model.get_input_schema(config)
+
+    @override
+    def get_output_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
+        return self.models[0].model.get_output_schema(config)
+
+    @property
+    @override
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        # The same for every gateway: two in one chain share it.
+        own = ConfigurableFieldSpec(
+            id=PREFERENCE,
+            annotation=str | None,
+            name="Model preference",
+            description="The deployment a gateway tries first.",
+            is_shared=True,
+        )
+        specs = [spec for deployment in self.models for spec in deployment.model.config_specs]
+        return get_unique_config_specs([own, *specs])
+
+    # --- the call ----------------------------------------------------------------------------
+
+    def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
+        """Begin a call; takes the preference out of `kwargs`, which are the models' own."""
+        preference = kwargs.pop(PREFERENCE, None)
+        if preference is None:
+            preference = _configured_preference(config)
+        if preference is None:
+            preference = self.model_preference
+        return Call(self._routing, preference, _now)
+
+    @override
+    def invoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        call = self._call(config, kwargs)
+        with traced(self.get_name(), input, config) as run:
+            for deployment in call.attempts():
+                try:
+                    answer = deployment.model.invoke(
+                        _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
+                    )
+                except BaseException as error:  # the call decides
+                    if not call.failed(error):
+                        raise
+                else:
+                    run.output = call.stamp(answer)
+                    break
+        return run.output
+
+    @override
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        call = self._call(config, kwargs)
+        cancellation = _Cancellation()
+        async with atraced(self.get_name(), input, config) as run:
+            for deployment in call.attempts():
+                try:
+                    answer = await deployment.model.ainvoke(
+                        _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
+                    )
+                except BaseException as error:
+                    cancellation.check(error)
+                    if not call.failed(error):
+                        raise
+                else:
+                    run.output = call.stamp(answer)
+                    break
+        return run.output
+
+    @override
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        call = self._call(config, kwargs)
+        with (
+            traced(self.get_name(), input, config) as run,
+            closing(self._chunks(call, run, input, kwargs)) as chunks,
+        ):
+            yield from run.tap(chunks)
+
+    def _chunks(
+        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
+    ) -> Generator[Any, None, None]:
+        for deployment in call.attempts():
+            head = Head()
+            try:
+                chunks = deployment.model.stream(
+                    _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
+                )
+                for chunk in chunks:
+                    if head.completed_by(chunk):
+                        break
+                head.check()
+            except BaseException as error:
+                if not call.failed(error):
+                    raise
+                continue
+            with _closing(chunks):
+                first, *rest = head.chunks
+                yield call.stamp(first)
+                yield from rest
+                yield from chunks
+            return
+
+    @override
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        call = self._call(config, kwargs)
+        async with (
+            atraced(self.get_name(), input, config) as run,
+            aclosing(self._achunks(call, run, input, kwargs)) as chunks,
+            aclosing(run.atap(chunks)) as tapped,
+        ):
+            async for chunk in tapped:
+                yield chunk
+
+    async def _achunks(
+        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        cancellation = _Cancellation()
+        for deployment in call.attempts():
+            head = Head()
+            try:
+                chunks = deployment.model.astream(
+                    _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
+                )
+                async for chunk in chunks:
+                    if head.completed_by(chunk):
+                        break
+                head.check()
+            except BaseException as error:
+                cancellation.check(error)
+                if not call.failed(error):
+                    raise
+                continue
+            async with _aclosing(chunks):
+                first, *rest = head.chunks
+                yield call.stamp(first)
+                for chunk in rest:
+                    yield chunk
+                async for chunk in chunks:
+                    yield chunk
+            return
+
+    @override
+    async def atransform(
+        self,
+        input: AsyncIterator[LanguageModelInput],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        # The base class leaves the inner stream open when its reader goes away.
+        parts = [part async for part in input]
+        if parts:
+            async with aclosing(self.astream(merged(parts), config, **kwargs)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    @override
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        answers: list[Any] = [None] * len(inputs)
+        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
+            async for position, answer in completed:
+                answers[position] = answer
+        return answers
+
+    @override
+    async def abatch_as_completed(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[tuple[int, Any]]:
+        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
+            async for position_and_answer in completed:
+                yield position_and_answer
+
+    async def _abatch(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None,
+        return_exceptions: bool,  # noqa: FBT001
+        kwargs: dict[str, Any],
+    ) -> AsyncGenerator[tuple[int, Any], None]:
+        """Route each input by itself; unlike the base class, leave no task running."""
+        configs = get_config_list(config, len(inputs))
+
+        async def answer(position: int) -> tuple[int, Any]:
+            try:
+                return position, await self.ainvoke(inputs[position], configs[position], **kwargs)
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                return position, error
+
+        limit = configs[0].get("max_concurrency") if configs else None
+        semaphore = asyncio.Semaphore(limit) if limit else None
+        coroutines = (answer(position) for position in range(len(inputs)))
+        tasks = [
+            asyncio.ensure_future(gated_coro(semaphore, each) if semaphore else each)
+            for each in coroutines
+        ]
+        try:
+            for task in asyncio.as_completed(tasks):
+                yield await task
+        finally:
+            for unfinished in tasks:
+                unfinished.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- serialization -----------------------------------------------------------------------
+
+    @classmethod
+    @override
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+    @classmethod
+    @override
+    def get_lc_namespace(cls) -> list[str]:
+        """The package root, so that modules can move without breaking stored payloads."""
+        root = __package__ or ""
+        return [root] if cls.__module__.startswith(f"{root}.") else super().get_lc_namespace()
+
+    @override
+    def to_json(self) -> SerializedConstructor:
+        return {
+            "lc": 1,
+            "type": "constructor",
+            "id": self.lc_id(),
+            "kwargs": serialization.plain_arguments(self),
+        }
+
+    def serialize(self) -> dict[str, Any]:
+        """The gateway as JSON-able data, keys as references to secrets (LangChain's `dumpd`).
+
+        Raises:
+            ValueError: If a deployment or an exception class has no serialized form, or a key
+                would be written in plain text.
+        """
+        return serialization.serialize(self)
+
+    @classmethod
+    def from_serialized(
+        cls,
+        data: Mapping[str, Any],
+        *,
+        allowed_objects: Sequence[type[Serializable]] = (),
+        secrets_map: Mapping[str, str] | None = None,
+        deployment_secrets: Mapping[str, Mapping[str, str]] | None = None,
+        secrets_from_env: bool = False,
+        init_validator: InitValidator | None = None,
+    ) -> Self:
+        """Load a gateway from what `serialize()` or `dumpd` wrote.
+
+        A payload is executable configuration: it names endpoints and headers. Load none that you
+        would not run.
+
+        Args:
+            data: The payload.
+            allowed_objects: The models' own classes; nothing outside this list is constructed.
+            secrets_map: Secrets by the name the payload refers to them by.
+            deployment_secrets: Secrets of single deployments, by deployment; they come first.
+            secrets_from_env: Whether to read secrets left unnamed from the environment.
+            init_validator: Called with class path and arguments before each construction, after
+                LangChain's own validator; raises to refuse.
+
+        Raises:
+            ValueError: If the payload is malformed, or asks for a class that is not allowed.
+        """
+        return serialization.deserialize(
+            cls,
+            data,
+            allowed_objects=allowed_objects,
+            secrets_map=secrets_map or {},
+            deployment_secrets=deployment_secrets or {},
+            secrets_from_env=secrets_from_env,
+            init_validator=init_validator,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return serialization.unpickle, (type(self), serialization.picklable(self))
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        # By way of the constructor, for fresh state; the models' clients are shared.
+        return type(self)(**dict(self))
+
+
+class _Cancellation:
+    """Whether the running task was cancelled since this was made.
+
+    A model may turn the cancellation it was given into an error of its own; falling over on that
+    would lose the cancellation.
+    """
+
+    __slots__ = ("_before", "_task")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+
+    def check(self, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) or self._task is None:
+            return
+        if self._task.cancelling() > self._before:
+            raise asyncio.CancelledError from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _configured_preference(config: RunnableConfig | None) -> Any:
+    if config is not None and PREFERENCE in config:  # LangChain takes stray keys as configurable
+        return config[PREFERENCE]  # type: ignore[typeddict-item]
+    configurable = effective(config, "configurable")
+    return configurable.get(PREFERENCE) if configurable else None
+
+
+def _own(value: Any) -> Any:
+    """A copy of the lists and dicts in `value`, so that no model edits what the next one gets."""
+    if type(value) is list:
+        return [_own(item) for item in value]
+    if type(value) is dict:
+        return {key: _own(item) for key, item in value.items()}
+    return value
+
+
+def _own_values(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.copy() if type(value) in (list, dict) else value for key, value in kwargs.items()
+    }
+
+
+def _closing(chunks: Any) -> AbstractContextManager[Any]:
+    return closing(chunks) if hasattr(chunks, "close") else nullcontext()
+
+
+def _aclosing(chunks: Any) -> AbstractAsyncContextManager[Any]:
+    return aclosing(chunks) if hasattr(chunks, "aclose") else nullcontext()
+
+
+def _refuse_duplicates(models: Sequence[ModelDeployment]) -> None:
+    seen: dict[str, int] = {}
+    for position, deployment in enumerate(models):
+        first = seen.setdefault(deployment.model_name, position)
+        if first != position:
+            raise ValueError(
+                f"models[{position}] has the name {one_line(deployment.model_name, 60)!r}, "
+                f"which models[{first}] has already; names are unique"
+            )
+
+
+def _refuse_mixed_kinds(models: Sequence[ModelDeployment]) -> None:
+    kinds = {deployment.kind: deployment.model_name for deployment in models}
+    if {"chat", "llm"} <= kinds.keys():
+        raise ValueError(
+            f"{kinds['chat']!r} is a chat model and {kinds['llm']!r} a text-completion LLM; their "
+            "outputs differ, so one cannot stand in for the other"
+        )

@@ -1,0 +1,236 @@
+"""When a deployment may not be used: windows, and the timetable they make.
+
+Windows repeat weekly, so all of a deployment's windows in one timezone are folded into one table
+with a cell per minute of the week. A check is then one look-up, however many windows there are.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from langchain_model_gateway._text import one_line
+
+WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_DAY: Final = 24 * 60
+_WEEK: Final = 7 * _DAY
+_MINUTE: Final = timedelta(minutes=1)
+_INSTANT: Final = timedelta(microseconds=1)
+
+# What a cell of the table says of its minute.
+_FREE, _ON_THE_DOT, _WHOLE = 0, 1, 2
+_NOT_WHOLE: Final = re.compile(b"[^\x02]")
+
+
+class TimeWindow(BaseModel):
+    """A daily period in which a deployment is not used, both ends inclusive.
+
+    Args:
+        start: When it begins, "HH:MM" in `timezone`.
+        end: When it ends, "HH:MM"; earlier than `start` means on the next day, and equal to it
+            means that single instant.
+        timezone: An IANA name such as "America/Sao_Paulo". The window follows that place's wall
+            clock: an hour that daylight saving repeats is restricted twice, a skipped one never.
+        days: The weekdays it starts on ("mon" to "sun"), or `None` for every day.
+
+    Raises:
+        ValidationError: If a time, the timezone or a weekday is malformed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    start: str
+    end: str
+    timezone: str = "UTC"
+    days: tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: object) -> object:
+        if isinstance(value, (str, Sequence)) and not isinstance(value, TimeWindow):
+            if isinstance(value, str) or len(value) != 2:  # noqa: PLR2004
+                raise ValueError(
+                    f"a window is a pair (start, end) of 'HH:MM' strings, got {_shown(value)}"
+                )
+            return {"start": value[0], "end": value[1]}
+        return value
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _check_time(cls, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"a time is a string 'HH:MM', got {type(value).__name__}")
+        try:
+            return datetime.strptime(value, "%H:%M").strftime("%H:%M")  # noqa: DTZ007
+        except ValueError:
+            raise ValueError(
+                f"{_shown(value)} is not a time: use 'HH:MM', from '00:00' to '23:59'"
+            ) from None
+
+    @field_validator("timezone", mode="before")
+    @classmethod
+    def _check_timezone(cls, value: object) -> str:
+        try:
+            # Besides ZoneInfoNotFoundError (a KeyError) and ValueError, a directory of the database
+            # or an overlong name surfaces as OSError, and a non-string as TypeError.
+            return str(ZoneInfo(value).key)  # type: ignore[arg-type]
+        except (KeyError, ValueError, OSError, TypeError, AttributeError):
+            raise ValueError(
+                f"{_shown(value)} is not a timezone: use an IANA name such as 'Europe/Berlin'"
+            ) from None
+
+    @field_validator("days", mode="before")
+    @classmethod
+    def _check_days(cls, value: object) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        if isinstance(value, str) or not isinstance(value, (Sequence, set, frozenset)):
+            raise ValueError(
+                f"days is a list of weekdays such as ['mon', 'fri'], got {_shown(value)}"
+            )
+        if not value:
+            raise ValueError("days names at least one weekday; leave it out for every day")
+        for day in value:
+            if not isinstance(day, str) or day.lower() not in WEEKDAYS:
+                raise ValueError(
+                    f"{_shown(day)} is not a weekday: use one of {', '.join(WEEKDAYS)}"
+                )
+        return tuple(sorted({day.lower() for day in value}, key=WEEKDAYS.index))
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether it restricts a single instant only, which is rarely what was meant."""
+        return self.start == self.end
+
+    def __str__(self) -> str:
+        text = f"{self.start}-{self.end}"
+        if self.days is not None:
+            text += f" {','.join(self.days)}"
+        return f"{text} {self.timezone}"
+
+
+class Timetable(NamedTuple):
+    """All windows of one timezone, folded into one table of the week's minutes."""
+
+    zone: tzinfo
+    cells: bytes
+
+    @classmethod
+    def of(cls, timezone: str, windows: Sequence[TimeWindow]) -> Self:
+        """Fold `windows`, all of them in `timezone`."""
+        cells = bytearray(_WEEK)
+        for window in windows:
+            length = (_minutes(window.end) - _minutes(window.start)) % _DAY
+            for day in window.days or WEEKDAYS:
+                start = WEEKDAYS.index(day) * _DAY + _minutes(window.start)
+                _fill(cells, start, start + length)
+        return cls(UTC if timezone == "UTC" else ZoneInfo(timezone), bytes(cells))
+
+    def restricts(self, now: datetime) -> bool:
+        """Whether `now` lies inside a window, to the microsecond."""
+        local = now.astimezone(self.zone)
+        cell = self.cells[_minute_of_week(local)]
+        return cell == _WHOLE or (
+            cell == _ON_THE_DOT and local.second == 0 and local.microsecond == 0
+        )
+
+    def until(self, now: datetime) -> datetime | None:
+        """The last restricted instant of the stretch `now` lies in; `None` if it never ends."""
+        local = now.astimezone(self.zone)
+        here = _minute_of_week(local)
+        if self.cells[here] != _WHOLE:
+            return now
+        if (found := _NOT_WHOLE.search(self.cells * 2, here)) is None:
+            return None
+        floor = now - timedelta(seconds=local.second, microseconds=local.microsecond)
+        end = floor + (found.start() - here) * _MINUTE
+        if (jump := self._clock_change(floor, end)) is None:
+            return end
+        # The wall clock jumps before the end: look again from there.
+        return self.until(jump) if self.restricts(jump) else jump
+
+    def _clock_change(self, low: datetime, high: datetime) -> datetime | None:
+        """The first minute after `low`, up to `high`, with another UTC offset."""
+        offset = low.astimezone(self.zone).utcoffset()
+        if high.astimezone(self.zone).utcoffset() == offset:
+            return None
+        while high - low > _MINUTE:
+            middle = low + (high - low) // _MINUTE // 2 * _MINUTE
+            if middle.astimezone(self.zone).utcoffset() == offset:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
+class Schedule(NamedTuple):
+    """A deployment's windows, ready to be asked: one timetable per timezone."""
+
+    timetables: tuple[Timetable, ...]
+
+    def restricts(self, now: datetime) -> bool:
+        """Whether the deployment may not be used at `now`."""
+        return any(timetable.restricts(now) for timetable in self.timetables)
+
+    def until(self, now: datetime) -> datetime | None:
+        """The last instant of the restriction `now` lies in.
+
+        Args:
+            now: An aware instant at which the deployment is restricted.
+
+        Returns:
+            That instant in UTC (a microsecond later the deployment is free), or `None` if no
+            later moment is free.
+        """
+        at = now.astimezone(UTC)
+        # Windows repeat weekly; the eighth day covers a clock change in between.
+        while at - now <= timedelta(days=8):
+            ends = [table.until(at) for table in self.timetables if table.restricts(at)]
+            if not ends:
+                return at - _INSTANT
+            if None in ends:
+                return None
+            at = max(end for end in ends if end is not None).astimezone(UTC) + _INSTANT
+        return None
+
+
+@lru_cache(maxsize=256)
+def compile_schedule(windows: tuple[TimeWindow, ...]) -> Schedule:
+    """Fold windows into a schedule; equal windows share one."""
+    zones = dict.fromkeys(window.timezone for window in windows)
+    return Schedule(
+        tuple(Timetable.of(zone, [w for w in windows if w.timezone == zone]) for zone in zones)
+    )
+
+
+def _fill(cells: bytearray, start: int, end: int) -> None:
+    """Mark the minutes from `start` up to `end` and the instant `end`, around the week's end."""
+    whole = bytes([_WHOLE])
+    cells[start : min(end, _WEEK)] = whole * (min(end, _WEEK) - start)
+    if end > _WEEK:
+        cells[: end - _WEEK] = whole * (end - _WEEK)
+    last = end % _WEEK
+    cells[last] = max(cells[last], _ON_THE_DOT)
+
+
+def _minute_of_week(local: datetime) -> int:
+    return local.weekday() * _DAY + local.hour * 60 + local.minute
+
+
+def _minutes(clock_time: str) -> int:
+    return int(clock_time[:2]) * 60 + int(clock_time[3:])
+
+
+def _shown(value: Any) -> str:
+    """A value as an error may show it: strings and numbers short, anything else by its type."""
+    if isinstance(value, str):
+        return repr(one_line(value, 40))
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__

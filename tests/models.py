@@ -1,0 +1,84 @@
+"""Chat models that do as they are told: real `BaseChatModel`s, with no network behind them."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import Field
+
+type_of_reply = str | AIMessage | BaseException | list[Any]
+
+
+class ScriptedChatModel(BaseChatModel):
+    """Gives its replies in turn, the last one for ever, and notes what it was given.
+
+    A reply is a text, a message, an exception to raise, or for a stream a list of chunks (texts,
+    `AIMessageChunk`s and exceptions).
+    """
+
+    replies: list[Any] = Field(default_factory=lambda: ["hello"])
+    calls: list[list[BaseMessage]] = Field(default_factory=list)
+    received: list[dict[str, Any]] = Field(default_factory=list)
+    closed: int = 0
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def _next_reply(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> Any:
+        reply = self.replies[min(len(self.calls), len(self.replies) - 1)]
+        self.calls.append(messages)
+        self.received.append(kwargs)
+        return reply
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        reply = self._next_reply(messages, kwargs | ({"stop": stop} if stop else {}))
+        if isinstance(reply, BaseException):
+            raise reply
+        if isinstance(reply, list):
+            reply = "".join(part for part in reply if isinstance(part, str))
+        message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        reply = self._next_reply(messages, kwargs | ({"stop": stop} if stop else {}))
+        try:
+            for part in reply if isinstance(reply, list) else [reply]:
+                if isinstance(part, BaseException):
+                    raise part
+                chunk = part if isinstance(part, AIMessageChunk) else AIMessageChunk(_text(part))
+                if run_manager and isinstance(chunk.content, str):
+                    run_manager.on_llm_new_token(chunk.content, chunk=ChatGenerationChunk(message=chunk))
+                yield ChatGenerationChunk(message=chunk)
+        finally:
+            self.closed += 1
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        sync = run_manager.get_sync() if run_manager else None
+        for chunk in self._stream(messages, stop, sync, **kwargs):
+            yield chunk
+
+
+def _text(part: Any) -> str:
+    return str(part.content) if isinstance(part, AIMessage) else str(part)
