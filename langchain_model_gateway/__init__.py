@@ -1,5 +1,7 @@
 """Several chat models behind one LangChain `Runnable`."""
 
+from langchain_model_gateway.answers import EmptyStreamError, RejectedAnswerError
+from langchain_model_gateway.chat_model import GatewayChatModel
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import (
     AllModelsFailedError,
@@ -9,16 +11,22 @@ from langchain_model_gateway.errors import (
     SkippedModel,
 )
 from langchain_model_gateway.gateway import GatewayRunnable
+from langchain_model_gateway.policies import CooldownPolicy, RetryPolicy
 from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow
 
 __all__ = [
     "AllModelsFailedError",
+    "CooldownPolicy",
+    "EmptyStreamError",
     "FailedAttempt",
+    "GatewayChatModel",
     "GatewayRunnable",
     "ModelDeployment",
     "ModelRouterError",
     "NoModelAvailableError",
+    "RejectedAnswerError",
+    "RetryPolicy",
     "RoutingPlan",
     "SkippedModel",
     "TimeWindow",

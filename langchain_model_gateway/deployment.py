@@ -8,10 +8,10 @@ from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.load import dumpd
 from langchain_core.runnables import (
     Runnable,
-    RunnableBinding,
     RunnableSequence,
     RunnableWithFallbacks,
 )
+from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,6 +23,7 @@ from pydantic import (
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import SkippedModel
+from langchain_model_gateway.policies import Seconds
 from langchain_model_gateway.schedule import Schedule, TimeWindow, compile_schedule
 
 
@@ -35,6 +36,8 @@ class ModelDeployment(BaseModel):
             model, a bound one, a chain that ends in one, another gateway.
         time_constraints: The windows in which it is not used, as `TimeWindow`s or `(start, end)`
             pairs of "HH:MM" strings in UTC. `None` or `[]`: never restricted.
+        timeout: Seconds one attempt may take; in a stream, until the first real chunk.
+        stall_timeout: Seconds that may pass between two chunks of a stream.
 
     Raises:
         ValidationError: If a value is malformed or a key unknown.
@@ -47,6 +50,8 @@ class ModelDeployment(BaseModel):
     model_name: str
     model: SkipValidation[Runnable[Any, Any]]
     time_constraints: tuple[TimeWindow, ...] = ()
+    timeout: Seconds | None = None
+    stall_timeout: Seconds | None = None
 
     _schedule: Schedule | None = PrivateAttr(default=None)
 
@@ -117,6 +122,21 @@ class ModelDeployment(BaseModel):
         reason = f"restricted {windows}" + (f" and {more} more windows" if more > 0 else "")
         return SkippedModel(self.model_name, reason, self._schedule.until(now))
 
+    def adapted(self, method: str, /, *args: Any, **kwargs: Any) -> Self:
+        """This deployment with its model's `bind_tools` or `with_structured_output` applied.
+
+        Raises:
+            NotImplementedError: If the model cannot do that.
+        """
+        try:
+            model = _adapt(self.model, method, args, kwargs)
+        except (NotImplementedError, AttributeError) as error:
+            raise NotImplementedError(
+                f"deployment {one_line(self.model_name, 60)!r} cannot {method}: "
+                f"{_class_name(innermost(self.model))} does not support it"
+            ) from error
+        return self.model_copy(update={"model": model})
+
     @property
     def provider(self) -> str:
         """Who serves the model, such as "openai", as traces name it."""
@@ -164,7 +184,7 @@ def innermost(runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
     """The model that answers at the end of a binding, a chain or a fallback."""
     while True:
         match runnable:
-            case RunnableBinding():
+            case RunnableBindingBase():
                 runnable = runnable.bound
             case RunnableSequence():
                 runnable = runnable.last
@@ -172,6 +192,28 @@ def innermost(runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
                 runnable = runnable.runnable
             case _:
                 return runnable
+
+
+def _adapt(
+    runnable: Runnable[Any, Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Runnable[Any, Any]:
+    """Apply a chat model's method where the chat model is, keeping what is around it.
+
+    LangChain's own bindings forward it and lose their keywords, or don't forward it at all.
+    """
+    match runnable:
+        case RunnableBindingBase():
+            bound = _adapt(runnable.bound, method, args, kwargs)
+            return runnable.model_copy(update={"bound": bound})
+        case RunnableSequence():
+            *before, last = runnable.steps
+            return RunnableSequence(*before, _adapt(last, method, args, kwargs))
+        case RunnableWithFallbacks():
+            adapted = [_adapt(each, method, args, kwargs) for each in runnable.runnables]
+            return runnable.model_copy(update={"runnable": adapted[0], "fallbacks": adapted[1:]})
+        case _:
+            model: Runnable[Any, Any] = getattr(runnable, method)(*args, **kwargs)
+            return model
 
 
 def _same_model(one: Runnable[Any, Any], other: Runnable[Any, Any]) -> bool:

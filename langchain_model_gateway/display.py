@@ -42,11 +42,12 @@ def plan_text(plan: "RoutingPlan") -> str:
 
 
 def _plan_rows(plan: "RoutingPlan") -> Iterator[tuple[str, str, str]]:
+    resting = {skip.model_name: skip for skip in plan.resting}
     for rank, name in enumerate(plan.order, start=1):
-        yield str(rank), one_line(name, _NAME_LIMIT), "would be tried"
+        status = f"last resort: {resting[name].told()}" if name in resting else "would be tried"
+        yield str(rank), one_line(name, _NAME_LIMIT), status
     for skip in plan.skipped:
-        until = f", until {skip.until:%Y-%m-%d %H:%M:%S} UTC" if skip.until else ""
-        yield "-", one_line(skip.model_name, _NAME_LIMIT), f"skipped: {skip.reason}{until}"
+        yield "-", one_line(skip.model_name, _NAME_LIMIT), f"skipped: {skip.told()}"
 
 
 # --- notebook --------------------------------------------------------------------------------

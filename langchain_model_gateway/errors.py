@@ -78,9 +78,12 @@ class SkippedModel(NamedTuple):
     reason: str
     until: datetime | None = None
 
+    def told(self) -> str:
+        """The reason, and until when."""
+        return self.reason + (f", until {self.until:%Y-%m-%d %H:%M:%S} UTC" if self.until else "")
+
     def __str__(self) -> str:
-        text = f"{one_line(self.model_name, _QUOTE_LIMIT)} ({self.reason}"
-        return f"{text}, until {self.until:%Y-%m-%d %H:%M:%S} UTC)" if self.until else f"{text})"
+        return f"{one_line(self.model_name, _QUOTE_LIMIT)} ({self.told()})"
 
 
 class ModelRouterError(ModelError):

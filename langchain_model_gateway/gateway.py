@@ -1,16 +1,22 @@
 """`GatewayRunnable`: the Runnable surface, and the thin drivers that carry out the decisions."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
     aclosing,
     closing,
-    nullcontext,
 )
-from datetime import UTC, datetime
-from typing import Any, Final, Self
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.load.load import InitValidator
@@ -26,9 +32,21 @@ from typing_extensions import override
 from langchain_model_gateway import display, serialization
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.routing import Call, Routing, RoutingPlan, logger
-from langchain_model_gateway.streaming import Head
+from langchain_model_gateway.health import Health, HealthState
+from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy, Seconds
+from langchain_model_gateway.routing import Call, Routing, RoutingPlan, Wait, logger
+from langchain_model_gateway.timing import (
+    Cancellation,
+    Clock,
+    aclosing_if_closable,
+    closing_if_closable,
+)
 from langchain_model_gateway.tracing import Run, atraced, effective, merged, traced
+
+if TYPE_CHECKING:
+    from langchain_model_gateway.chat_model import GatewayChatModel
+
+G = TypeVar("G", bound="GatewayRunnable")
 
 PREFERENCE: Final = "model_preference"
 
@@ -48,6 +66,11 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
             otherwise it is ignored with a warning.
         exceptions_to_handle: The exceptions on which the next deployment is tried. Cancellation,
             `KeyboardInterrupt` and LangGraph's interrupts are never among them.
+        retry: Retry a deployment on retryable errors before going to the next.
+        cooldown: Let deployments that keep failing rest.
+        timeout: Seconds for a whole call, over all attempts and waits.
+        reject: Answers that count as failures: any of "empty", "content_filter", "length",
+            "refusal" and "truncated".
 
     Raises:
         ValidationError: If an argument is malformed.
@@ -73,7 +96,14 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     strict_preference: bool = False
     exceptions_to_handle: tuple[type[BaseException], ...] = (Exception,)
 
+    retry: RetryPolicy | None = None
+    cooldown: CooldownPolicy | None = None
+    timeout: Seconds | None = None
+    reject: frozenset[Rejection] = frozenset()
+
     _routing: Routing = PrivateAttr()
+    _health: HealthState = PrivateAttr(default_factory=Health)
+    _clock: Clock = PrivateAttr(default_factory=Clock)
 
     # --- construction ------------------------------------------------------------------------
 
@@ -91,6 +121,17 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
         _refuse_duplicates(models)
         _refuse_mixed_kinds(models)
         return models
+
+    @field_validator("reject", mode="before")
+    @classmethod
+    def _check_reject(cls, value: object) -> object:
+        known = get_args(Rejection)
+        kinds = [value] if isinstance(value, str) else value
+        if not isinstance(kinds, (list, tuple, set, frozenset)) or any(
+            k not in known for k in kinds
+        ):
+            raise ValueError(f"reject is a tuple of any of {', '.join(known)}")
+        return frozenset(kinds)
 
     @field_validator("exceptions_to_handle", mode="before")
     @classmethod
@@ -132,6 +173,11 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
             deployments={deployment.model_name: deployment for deployment in self.models},
             exceptions_to_handle=self.exceptions_to_handle,
             strict_preference=self.strict_preference,
+            retry=self.retry,
+            cooldown=self.cooldown,
+            timeout=self.timeout,
+            reject=self.reject,
+            health=self._health,
         )
 
     @override
@@ -148,6 +194,56 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
         """
         self._routing.preferred(model_name)
         return self.model_copy(update={PREFERENCE: model_name})
+
+    def _with_models(self, models: Iterable[ModelDeployment]) -> Self:
+        """A gateway over adapted models, with the same state."""
+        return self.model_copy(update={"models": tuple(models)})
+
+    def _recast(self, cls: type[G]) -> G:
+        """This gateway as another class, with the same state."""
+        other = cls(**{name: getattr(self, name) for name in GatewayRunnable.model_fields})
+        other._health, other._clock = self._health, self._clock
+        other.model_post_init(None)
+        return other
+
+    def as_chat_model(self) -> "GatewayChatModel":
+        """This gateway as a `BaseChatModel`, for code that checks for one."""
+        from langchain_model_gateway.chat_model import GatewayChatModel  # noqa: PLC0415 - a cycle
+
+        return self._recast(GatewayChatModel)
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Self:
+        """A gateway whose every deployment may call `tools`, each in its provider's own form.
+
+        Args:
+            tools: What a chat model's `bind_tools` takes.
+            **kwargs: Passed on to each; a `model_preference` among them is the gateway's own.
+
+        Raises:
+            NotImplementedError: If a deployment cannot; says which.
+        """
+        preference = kwargs.pop(PREFERENCE, None)
+        bound = self._with_models(d.adapted("bind_tools", tools, **kwargs) for d in self.models)
+        return bound if preference is None else bound.prefer(preference)
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> "GatewayRunnable":
+        """A gateway that answers with `schema`'s data, each deployment in its provider's own way.
+
+        An answer that does not parse, or none, is a failure like any other. With
+        `include_raw=True`, the last result is returned as it is if all fail.
+
+        Args:
+            schema: What a chat model's `with_structured_output` takes.
+            **kwargs: Passed on to each; a `model_preference` among them is the gateway's own.
+
+        Raises:
+            NotImplementedError: If a deployment cannot; says which.
+        """
+        preference = kwargs.pop(PREFERENCE, None)
+        structured = self._with_models(
+            d.adapted("with_structured_output", schema, **kwargs) for d in self.models
+        )
+        return structured if preference is None else structured.prefer(preference)
 
     # --- looking at it -----------------------------------------------------------------------
 
@@ -186,21 +282,20 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
                 f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
             )
         preference = self.model_preference if model_preference is None else model_preference
-        return self._routing.plan(preference, at or _now())
+        return self._routing.plan(preference, at or self._clock.now(), self._clock)
 
     def _repr_html_(self) -> str:
-        return display.gateway_html(self, _now())
+        return display.gateway_html(self, self._clock.now())
 
     @override
     def get_graph(self, config: RunnableConfig | None = None) -> Graph:
         return display.gateway_graph(self, config)
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        fields = type(self).model_fields
         plain = {
             name: value
-            for name, value in self
-            if name not in {"models", "name"} and value != fields[name].default
+            for name, field in GatewayRunnable.model_fields.items()
+            if name != "models" and (value := getattr(self, name)) != field.default
         }
         return [("models", list(self.model_names)), *plain.items()]
 
@@ -254,47 +349,52 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
             preference = _configured_preference(config)
         if preference is None:
             preference = self.model_preference
-        return Call(self._routing, preference, _now)
+        return Call(self._routing, preference, self._clock)
 
     @override
     def invoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         call = self._call(config, kwargs)
-        with traced(self.get_name(), input, config) as run:
-            for deployment in call.attempts():
+        with traced(self.get_name(), input, config) as run, call:
+            for step in call.steps():
+                if isinstance(step, Wait):
+                    self._clock.sleep(step.seconds)
+                    continue
+                model, child = step.deployment.model, run.child(step.deployment.model_name)
+                ask = partial(model.invoke, _own(input), child, **_own_values(kwargs))
                 try:
-                    answer = deployment.model.invoke(
-                        _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
-                    )
+                    call.answered(self._clock.call(step.seconds, ask))
                 except BaseException as error:  # the call decides
                     if not call.failed(error):
                         raise
-                else:
-                    run.output = call.stamp(answer)
-                    break
-        return run.output
+                    run.fell_over(call.failures)
+            run.output = call.answer
+        return call.answer
 
     @override
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         call = self._call(config, kwargs)
-        cancellation = _Cancellation()
+        cancellation = Cancellation()
         async with atraced(self.get_name(), input, config) as run:
-            for deployment in call.attempts():
-                try:
-                    answer = await deployment.model.ainvoke(
-                        _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
-                    )
-                except BaseException as error:
-                    cancellation.check(error)
-                    if not call.failed(error):
-                        raise
-                else:
-                    run.output = call.stamp(answer)
-                    break
-        return run.output
+            with call:
+                for step in call.steps():
+                    if isinstance(step, Wait):
+                        await self._clock.asleep(step.seconds)
+                        continue
+                    model, child = step.deployment.model, run.child(step.deployment.model_name)
+                    try:
+                        ask = model.ainvoke(_own(input), child, **_own_values(kwargs))
+                        call.answered(await self._clock.acall(step.seconds, ask))
+                    except BaseException as error:
+                        cancellation.check(error)
+                        if not call.failed(error):
+                            raise
+                        await run.afell_over(call.failures)
+                run.output = call.answer
+        return call.answer
 
     @override
     def stream(
@@ -310,26 +410,24 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     def _chunks(
         self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
     ) -> Generator[Any, None, None]:
-        for deployment in call.attempts():
-            head = Head()
-            try:
-                chunks = deployment.model.stream(
-                    _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
-                )
-                for chunk in chunks:
-                    if head.completed_by(chunk):
-                        break
-                head.check()
-            except BaseException as error:
-                if not call.failed(error):
-                    raise
-                continue
-            with _closing(chunks):
-                first, *rest = head.chunks
-                yield call.stamp(first)
-                yield from rest
-                yield from chunks
-            return
+        with call:
+            for step in call.steps():
+                if isinstance(step, Wait):
+                    self._clock.sleep(step.seconds)
+                    continue
+                model, child = step.deployment.model, run.child(step.deployment.model_name)
+                try:
+                    chunks = iter(model.stream(_own(input), child, **_own_values(kwargs)))
+                    if call.is_timed:
+                        chunks = self._clock.stream(chunks, call.patience)
+                    with closing_if_closable(chunks):
+                        for chunk in chunks:
+                            yield from call.saw(chunk)
+                        call.finished()
+                except BaseException as error:
+                    if not call.failed(error):
+                        raise
+                    run.fell_over(call.failures)
 
     @override
     async def astream(
@@ -347,30 +445,27 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     async def _achunks(
         self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any, None]:
-        cancellation = _Cancellation()
-        for deployment in call.attempts():
-            head = Head()
-            try:
-                chunks = deployment.model.astream(
-                    _own(input), run.child_config(deployment.model_name), **_own_values(kwargs)
-                )
-                async for chunk in chunks:
-                    if head.completed_by(chunk):
-                        break
-                head.check()
-            except BaseException as error:
-                cancellation.check(error)
-                if not call.failed(error):
-                    raise
-                continue
-            async with _aclosing(chunks):
-                first, *rest = head.chunks
-                yield call.stamp(first)
-                for chunk in rest:
-                    yield chunk
-                async for chunk in chunks:
-                    yield chunk
-            return
+        cancellation = Cancellation()
+        with call:
+            for step in call.steps():
+                if isinstance(step, Wait):
+                    await self._clock.asleep(step.seconds)
+                    continue
+                model, child = step.deployment.model, run.child(step.deployment.model_name)
+                try:
+                    chunks = aiter(model.astream(_own(input), child, **_own_values(kwargs)))
+                    if call.is_timed:
+                        chunks = self._clock.astream(chunks, call.patience)
+                    async with aclosing_if_closable(chunks):
+                        async for chunk in chunks:
+                            for ready in call.saw(chunk):
+                                yield ready
+                        call.finished()
+                except BaseException as error:
+                    cancellation.check(error)
+                    if not call.failed(error):
+                        raise
+                    await run.afell_over(call.failures)
 
     @override
     async def atransform(
@@ -525,30 +620,6 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
         return type(self)(**dict(self))
 
 
-class _Cancellation:
-    """Whether the running task was cancelled since this was made.
-
-    A model may turn the cancellation it was given into an error of its own; falling over on that
-    would lose the cancellation.
-    """
-
-    __slots__ = ("_before", "_task")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._before = self._task.cancelling() if self._task else 0
-
-    def check(self, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) or self._task is None:
-            return
-        if self._task.cancelling() > self._before:
-            raise asyncio.CancelledError from error
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _configured_preference(config: RunnableConfig | None) -> Any:
     if config is not None and PREFERENCE in config:  # LangChain takes stray keys as configurable
         return config[PREFERENCE]  # type: ignore[typeddict-item]
@@ -569,14 +640,6 @@ def _own_values(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value.copy() if type(value) in (list, dict) else value for key, value in kwargs.items()
     }
-
-
-def _closing(chunks: Any) -> AbstractContextManager[Any]:
-    return closing(chunks) if hasattr(chunks, "close") else nullcontext()
-
-
-def _aclosing(chunks: Any) -> AbstractAsyncContextManager[Any]:
-    return aclosing(chunks) if hasattr(chunks, "aclose") else nullcontext()
 
 
 def _refuse_duplicates(models: Sequence[ModelDeployment]) -> None:

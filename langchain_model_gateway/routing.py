@@ -1,18 +1,27 @@
 """The decision: who may be tried, in which order, and what comes next.
 
-Pure: no input or output, no waiting, no await. A driver asks a `Call` for the next attempt, makes
-it, and reports back what happened; the very same code answers `explain()`.
+Pure: no input or output, no waiting, no await; time and chance come from outside. A driver asks a
+`Call` for its next step, carries it out and reports what happened. The very same code answers
+`explain()`.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
 
-from langchain_core.messages import BaseMessage
+from langchain_core.exceptions import ModelTimeoutError
 
 from langchain_model_gateway._text import one_line
+from langchain_model_gateway.answers import (
+    RejectedAnswerError,
+    StreamedAnswer,
+    check_answer,
+    is_structured,
+    stamp,
+)
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import (
     FailedAttempt,
@@ -20,12 +29,34 @@ from langchain_model_gateway.errors import (
     SkippedModel,
     all_models_failed,
     is_control_flow,
+    is_request_fault,
+    is_retryable,
     no_model_available,
+    retry_after,
 )
+from langchain_model_gateway.health import HealthState, Ticket
+from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy
+from langchain_model_gateway.timing import Clock
 
 logger: Final = logging.getLogger("langchain_model_gateway")
 
-STAMP: Final = "gateway"
+
+class Attempt(NamedTuple):
+    """The next step is to ask a deployment.
+
+    Attributes:
+        deployment: Which.
+        seconds: How long its answer (or the first real chunk of it) may take; `None`: any time.
+    """
+
+    deployment: ModelDeployment
+    seconds: float | None
+
+
+class Wait(NamedTuple):
+    """The next step is to wait for so many seconds."""
+
+    seconds: float
 
 
 class RoutingPlan(NamedTuple):
@@ -33,12 +64,14 @@ class RoutingPlan(NamedTuple):
 
     Attributes:
         order: The names of the deployments that would be tried, in that order.
-        skipped: The others: who, why, and until when.
+        skipped: Those that would not: who, why, and until when.
+        resting: Those in `order` that come last because they rest, and until when.
         at: The moment.
     """
 
     order: tuple[str, ...]
     skipped: tuple[SkippedModel, ...]
+    resting: tuple[SkippedModel, ...]
     at: datetime
 
     def __str__(self) -> str:
@@ -54,11 +87,16 @@ class RoutingPlan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The part of a gateway that decides: its deployments and its rules."""
+    """The part of a gateway that decides: its deployments, its rules and their health."""
 
     deployments: Mapping[str, ModelDeployment]
     exceptions_to_handle: tuple[type[BaseException], ...]
     strict_preference: bool
+    retry: RetryPolicy | None
+    cooldown: CooldownPolicy | None
+    timeout: float | None
+    reject: frozenset[Rejection]
+    health: HealthState
 
     def preferred(self, name: object) -> ModelDeployment | None:
         """The deployment a caller asked for.
@@ -80,25 +118,57 @@ class Routing:
         return None
 
     def route(
-        self, preferred: ModelDeployment | None, now: Callable[[], datetime]
+        self,
+        preferred: ModelDeployment | None,
+        now: Callable[[], datetime],
+        wakes_at: Callable[[str], float | None],
     ) -> Iterator[ModelDeployment | SkippedModel]:
         """Go through the deployments in order and tell of each that it may be tried, or why not.
 
         Lazy: the clock is looked at when a deployment's turn has come, and a call whose first
-        choice answers looks at no other.
+        choice answers looks at no other. Those at rest come last, soonest to wake first.
+
+        Args:
+            preferred: Whom to try first.
+            now: The clock.
+            wakes_at: Tells of a deployment when its rest ends; `None` if a call may go to it.
         """
+        resting: list[tuple[float, ModelDeployment]] = []
+        for deployment in self._in_order(preferred):
+            if (skip := deployment.restriction(now())) is not None:
+                yield skip
+            elif self.cooldown and (wake := wakes_at(deployment.model_name)) is not None:
+                resting.append((wake, deployment))
+            else:
+                yield deployment
+        for _, deployment in sorted(resting, key=lambda each: each[0]):
+            yield deployment.restriction(now()) or deployment
+
+    def _in_order(self, preferred: ModelDeployment | None) -> Iterator[ModelDeployment]:
         if preferred is not None:
-            yield preferred.restriction(now()) or preferred
+            yield preferred
         for deployment in self.deployments.values():
             if deployment is not preferred:
-                yield deployment.restriction(now()) or deployment
+                yield deployment
 
-    def plan(self, preference: object, at: datetime) -> RoutingPlan:
-        """What a call at that moment would do."""
-        choices = list(self.route(self.preferred(preference), lambda: at))
+    def plan(self, preference: object, at: datetime, clock: Clock) -> RoutingPlan:
+        """What a call at that moment would do, if nobody's health changes until then."""
+        ahead = (at - clock.now()).total_seconds()
+        resting: list[SkippedModel] = []
+
+        def wakes_at(name: str) -> float | None:
+            present = clock.monotonic()
+            wake = self.health.wakes_at(name, present + ahead)
+            if wake is not None:
+                until = clock.now() + timedelta(seconds=wake - present)
+                resting.append(SkippedModel(name, "resting after failures", until))
+            return wake
+
+        choices = list(self.route(self.preferred(preference), lambda: at, wakes_at))
         return RoutingPlan(
             order=tuple(c.model_name for c in choices if isinstance(c, ModelDeployment)),
             skipped=tuple(c for c in choices if isinstance(c, SkippedModel)),
+            resting=tuple(resting),
             at=at,
         )
 
@@ -106,82 +176,254 @@ class Routing:
 class Call:
     """One call on its way through the deployments.
 
+    A driver carries out `steps()` and reports of each attempt `answered`, or for a stream `saw` for
+    each chunk and `finished`; or, if it raised, `failed`. It is a context manager: leaving it
+    gives back what an unfinished attempt held.
+
     Args:
         routing: Who there is, and the rules.
         preference: The name to try first, if any.
-        now: The clock, giving aware times.
+        clock: Time and chance.
     """
 
-    __slots__ = ("_current", "_now", "_preferred", "_routing", "failures", "skipped")
+    __slots__ = (
+        "_attempt_ends",
+        "_clock",
+        "_current",
+        "_deadline",
+        "_is_settled",
+        "_preferred",
+        "_routing",
+        "_stream",
+        "_ticket",
+        "answer",
+        "failures",
+        "skipped",
+    )
 
-    def __init__(self, routing: Routing, preference: object, now: Callable[[], datetime]) -> None:
+    def __init__(self, routing: Routing, preference: object, clock: Clock) -> None:
         self._routing = routing
+        self._clock = clock
         self._preferred = routing.preferred(preference)
-        self._now = now
+        self._deadline = None
+        if routing.timeout is not None:
+            self._deadline = clock.monotonic() + routing.timeout
+        self._attempt_ends: float | None = None
         self._current: ModelDeployment
+        self._ticket: Ticket | None = None
+        self._stream: StreamedAnswer
+        self._is_settled = False
+        self.answer: Any = None
         self.failures: list[FailedAttempt] = []
         self.skipped: list[SkippedModel] = []
 
-    def attempts(self) -> Iterator[ModelDeployment]:
-        """What to try, one after another, for as long as the caller comes back.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    # --- what comes next ---------------------------------------------------------------------
+
+    def steps(self) -> Iterator[Attempt | Wait]:
+        """What to do, one step after another, until there is an answer.
 
         Raises:
             NoModelAvailableError: If no deployment may be used now.
-            AllModelsFailedError: If every one that could be tried has failed.
+            AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
-        for choice in self._routing.route(self._preferred, self._now):
+        for choice in self._routing.route(self._preferred, self._clock.now, self._admit):
             if isinstance(choice, SkippedModel):
                 self.skipped.append(choice)
                 logger.debug("skipped %s", choice)
-            else:
-                self._current = choice
-                yield choice
-        raise self._give_up()
+                continue
+            yield from self._attempts(choice)
+            if self._is_settled:
+                return
+        if self.answer is None:  # else the last structured output, unparsed
+            raise self._give_up()
 
-    def failed(self, error: BaseException) -> bool:
-        """Take note that the current attempt raised `error`.
+    def _attempts(self, deployment: ModelDeployment) -> Iterator[Attempt | Wait]:
+        """One attempt at a deployment, and its retries."""
+        self._current = deployment
+        name = deployment.model_name
+        is_last_resort = self._routing.cooldown is not None and self._ticket is None
+        retries = 0
+        while True:
+            if is_last_resort and self._admit(name) is not None:
+                self._ticket = self._routing.health.join(name)
+            self._stream = StreamedAnswer(self._routing.reject)
+            yield Attempt(deployment, self._time_for_attempt(deployment))
+            if self._is_settled:
+                return
+            if self._time_left() == 0:
+                raise self._give_up(f" (the timeout of {self._routing.timeout:.3g} s has passed)")
+            retries += 1
+            delay = self._delay_before_retry(retries)
+            if delay is None:
+                return
+            yield Wait(delay)
+            # Meanwhile a window may have begun, or failures have sent it to rest.
+            if deployment.restriction(self._clock.now()) is not None:
+                return
+            if not is_last_resort and self._routing.cooldown and self._admit(name) is not None:
+                return
+
+    def _delay_before_retry(self, attempts: int) -> float | None:
+        """How long to wait before the next attempt at the same deployment, if one is worth it."""
+        policy = self._routing.retry
+        error = self.failures[-1].exception
+        if policy is None or attempts >= policy.max_attempts or not is_retryable(error):
+            return None
+        least = retry_after(error, self._clock.now()) or 0.0
+        if least > policy.max_retry_after:
+            return None
+        delay = max(self._clock.uniform(0, policy.longest_delay(attempts)), least)
+        left = self._time_left()
+        return delay if left is None or delay < left else None
+
+    def _admit(self, name: str) -> float | None:
+        """Begin to count an attempt; when the deployment rests, tell until when instead."""
+        health, present = self._routing.health, self._clock.monotonic()
+        self._ticket = health.admit(name, present)
+        if self._ticket is not None:
+            return None
+        wake = health.wakes_at(name, present)
+        return present if wake is None else wake
+
+    # --- what happened -----------------------------------------------------------------------
+
+    def answered(self, answer: Any) -> None:
+        """The attempt gave an answer.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        try:
+            check_answer(answer, self._routing.reject)
+        except RejectedAnswerError:
+            if is_structured(answer):
+                self.answer = answer
+            raise
+        self.answer = self._stamped(answer)
+        self._succeeded()
+
+    def saw(self, chunk: Any) -> Sequence[Any]:
+        """The attempt's stream gave a chunk.
 
         Returns:
-            Whether the next deployment may be tried; if not, the error is the caller's to raise.
+            The chunks to pass on: none until the answer has begun. With the first of them this
+            deployment's answer is the call's, for good.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        ready = self._stream.saw(chunk)
+        if not ready:
+            return ready
+        if self.is_timed:
+            stall = self._current.stall_timeout
+            self._attempt_ends = None if stall is None else self._clock.monotonic() + stall
+        if not self._is_settled:
+            self._is_settled = True
+            return [self._stamped(ready[0]), *ready[1:]]
+        return ready
+
+    def finished(self) -> None:
+        """The stream has ended.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        self._stream.finished()
+        self._succeeded()
+
+    def failed(self, error: BaseException) -> bool:
+        """The attempt raised `error`.
+
+        Returns:
+            Whether to go on with the next step; if not, the error is the caller's to raise.
+
+        Raises:
+            AllModelsFailedError: If an answer has begun and time is up.
         """
         if (
             not isinstance(error, Exception)
             or not isinstance(error, self._routing.exceptions_to_handle)
             or is_control_flow(error)
         ):
+            self._release()
             return False
         failure = FailedAttempt(self._current.model_name, self._current.provider, error)
         self.failures.append(failure)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("failed attempt %d: %s", len(self.failures), failure)
-        return True
+        self._count_failure(error)
+        if self._is_settled and isinstance(error, ModelTimeoutError) and self._time_left() == 0:
+            raise self._give_up(f" (the timeout of {self._routing.timeout:.3g} s has passed)")
+        return not self._is_settled
 
-    def stamp(self, answer: Any) -> Any:
-        """A copy of the answer (a message, or the first chunk of one) that says who gave it.
+    # --- time --------------------------------------------------------------------------------
 
-        What is no message comes back as it is, but for `include_raw=True`'s dict.
-        """
-        if isinstance(answer, BaseMessage):
-            mark: dict[str, Any] = {
-                "model_name": self._current.model_name,
-                "failed": [
-                    {"model_name": name, "error": type(error).__name__}
-                    for name, _, error in self.failures
-                ],
-            }
-            # A gateway inside this one has left its own.
-            if (inner := answer.response_metadata.get(STAMP)) is not None:
-                mark[STAMP] = inner
-            metadata = {**answer.response_metadata, STAMP: mark}
-            return answer.model_copy(update={"response_metadata": metadata})
-        if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
-            return {**answer, "raw": self.stamp(answer["raw"])}
-        return answer
+    @property
+    def is_timed(self) -> bool:
+        """Whether a stream of the current deployment must be watched."""
+        limits = (self._deadline, self._current.timeout, self._current.stall_timeout)
+        return limits != (None, None, None)
 
-    def _give_up(self) -> ModelRouterError:
+    def patience(self) -> float | None:
+        """How many seconds the next chunk may take; `None`: any time."""
+        ends = [end for end in (self._attempt_ends, self._deadline) if end is not None]
+        return max(0.0, min(ends) - self._clock.monotonic()) if ends else None
+
+    def _time_for_attempt(self, deployment: ModelDeployment) -> float | None:
+        self._attempt_ends = None
+        if deployment.timeout is not None:
+            self._attempt_ends = self._clock.monotonic() + deployment.timeout
+        return self.patience()
+
+    def _time_left(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - self._clock.monotonic())
+
+    # --- bookkeeping -------------------------------------------------------------------------
+
+    def _stamped(self, answer: Any) -> Any:
+        return stamp(answer, self._current.model_name, self.failures)
+
+    def _succeeded(self) -> None:
+        self._is_settled = True
+        if (ticket := self._take_ticket()) is not None:
+            self._routing.health.succeeded(ticket)
+
+    def _count_failure(self, error: Exception) -> None:
+        policy, ticket = self._routing.cooldown, self._take_ticket()
+        if policy is None or ticket is None:
+            return
+        if isinstance(error, RejectedAnswerError) or is_request_fault(error):
+            self._routing.health.released(ticket)
+            return
+        asked = retry_after(error, self._clock.now())
+        self._routing.health.failed(ticket, policy, self._clock.monotonic(), asked)
+
+    def _release(self) -> None:
+        if (ticket := self._take_ticket()) is not None:
+            self._routing.health.released(ticket)
+
+    def _take_ticket(self) -> Ticket | None:
+        ticket, self._ticket = self._ticket, None
+        return ticket
+
+    def _give_up(self, because: str = "") -> ModelRouterError:
         error: ModelRouterError
         if self.failures:
-            error = all_models_failed(self.failures, self.skipped)
+            error = all_models_failed(self.failures, self.skipped, because)
         else:
             error = no_model_available(self.skipped)
         logger.error("%s", error)

@@ -25,6 +25,8 @@ logger: Final = logging.getLogger("langchain_model_gateway")
 
 G = TypeVar("G", bound="GatewayRunnable")
 
+# A shorter one is a placeholder, and stands in other words by chance.
+_LEAST_KEY_LENGTH: Final = 8
 _ENDPOINT_KEYS: Final = ("base_url", "api_base", "endpoint", "host")
 
 
@@ -38,7 +40,9 @@ def plain_arguments(gateway: "GatewayRunnable") -> dict[str, Any]:
     arguments = {
         name: _plain(value)
         for name, value in gateway
-        if name not in {"models", "exceptions_to_handle"} and value != fields[name].default
+        if name not in {"models", "exceptions_to_handle"}
+        and not fields[name].exclude
+        and value != fields[name].default
     }
     if gateway.exceptions_to_handle != fields["exceptions_to_handle"].default:
         arguments["exceptions_to_handle"] = list(map(_exception_name, gateway.exceptions_to_handle))
@@ -164,7 +168,7 @@ def load(data: object, **options: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_defaults=True)
-    return list(value) if isinstance(value, (tuple, set, frozenset)) else value
+    return sorted(value) if isinstance(value, frozenset) else value
 
 
 def _plain_deployment(deployment: ModelDeployment) -> dict[str, Any]:
@@ -224,7 +228,7 @@ def _secret_values(model: object) -> Iterator[str]:
     for name in getattr(model, "lc_secrets", {}):
         value = getattr(model, name, None)
         secret = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if isinstance(secret, str) and secret:
+        if isinstance(secret, str) and len(secret) >= _LEAST_KEY_LENGTH:
             yield json.dumps(secret)[1:-1]
 
 

@@ -3,13 +3,18 @@
 Where nobody listens there is no run, and the same code has less to do.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache, reduce
 from operator import add
 from typing import Any, Final
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    CallbackManagerForChainRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
 from langchain_core.globals import get_debug
 from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableConfig, ensure_config, patch_config
@@ -21,8 +26,11 @@ from langchain_core.runnables.config import (
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from langchain_core.utils.env import env_var_is_set
 
+from langchain_model_gateway.errors import FailedAttempt
+
 DEPLOYMENT_TAG: Final = "gateway:deployment:"
 ATTEMPT_TAG: Final = "gateway:attempt:"
+FALLBACK_EVENT: Final = "gateway_fallback"
 
 
 class Run:
@@ -44,7 +52,7 @@ class Run:
         self._attempts = 0
         self.output: Any = None
 
-    def child_config(self, model_name: str) -> RunnableConfig | None:
+    def child(self, model_name: str) -> RunnableConfig | None:
         """The config for the next attempt: the caller's own, with a child run where one is kept."""
         self._attempts += 1
         if self._manager is not None:
@@ -61,6 +69,18 @@ class Run:
         config.pop("run_id", None)
         config.pop("run_name", None)
         return config
+
+    def fell_over(self, failures: Sequence[FailedAttempt]) -> None:
+        """Tell those who listen to events that an attempt failed."""
+        if self._manager is not None:
+            config = patch_config(self._config, callbacks=self._manager.get_child())
+            dispatch_custom_event(FALLBACK_EVENT, _event(failures), config=config)
+
+    async def afell_over(self, failures: Sequence[FailedAttempt]) -> None:
+        """Tell those who listen to events that an attempt failed."""
+        if self._manager is not None:
+            config = patch_config(self._config, callbacks=self._manager.get_child())
+            await adispatch_custom_event(FALLBACK_EVENT, _event(failures), config=config)
 
     def tap(self, chunks: Iterator[Any]) -> Iterator[Any]:
         """Pass chunks through, letting those who listen see them."""
@@ -156,6 +176,16 @@ def effective(config: RunnableConfig | None, key: str) -> Any:
         if each is not None and (value := each.get(key)) is not None:
             return value
     return None
+
+
+def _event(failures: Sequence[FailedAttempt]) -> dict[str, Any]:
+    failure = failures[-1]
+    return {
+        "model_name": failure.model_name,
+        "provider": failure.provider,
+        "error": type(failure.exception).__name__,
+        "attempt": len(failures),
+    }
 
 
 def _own_config(config: RunnableConfig | None) -> tuple[RunnableConfig, Any]:

@@ -1,0 +1,86 @@
+"""What a gateway may do beyond falling over: data, validated and frozen."""
+
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
+"""A positive, finite number of seconds."""
+
+Rejection = Literal["empty", "content_filter", "length", "refusal", "truncated"]
+"""What an answer can be refused for."""
+
+
+class _Policy(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class RetryPolicy(_Policy):
+    """Retry a deployment on retryable errors before going to the next.
+
+    The wait is exponential backoff with full jitter ("Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015). A server's `Retry-After` is the least wait; one that is too long
+    sends the call to the next deployment at once.
+
+    Args:
+        max_attempts: The most attempts at one deployment, the first included.
+        initial_delay: The most seconds to wait before the first retry; doubles with each.
+        max_delay: The most seconds to wait before any retry.
+        max_retry_after: The longest `Retry-After`, in seconds, that is worth waiting for.
+
+    Raises:
+        ValidationError: If a number is out of range.
+    """
+
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    initial_delay: Seconds = 0.5
+    max_delay: Seconds = 8.0
+    max_retry_after: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+
+    def longest_delay(self, attempts: int) -> float:
+        """The most seconds to wait after `attempts` failed ones; the wait is drawn below it."""
+        # Imported when first needed: it would be a tenth of this package's import time.
+        from tenacity import wait_exponential  # noqa: PLC0415
+
+        wait = wait_exponential(multiplier=self.initial_delay, max=self.max_delay)
+        state: Any = SimpleNamespace(attempt_number=attempts)
+        return float(wait(state))
+
+
+class CooldownPolicy(_Policy):
+    """Let a deployment that keeps failing rest, and find out with one call when it is back.
+
+    The circuit breaker of M. Nygard, "Release It!", with one probe in the half-open state; that a
+    resting deployment is still the last resort is Envoy's panic threshold.
+
+    Args:
+        failure_threshold: How many failures in a row send a deployment to rest.
+        window: The seconds within which they must fall.
+        duration: How many seconds it rests, unless the server's `Retry-After` says.
+        max_duration: The longest rest in seconds; each failed probe doubles the rest up to this.
+
+    Raises:
+        ValidationError: If a number is out of range, or `max_duration` less than `duration`.
+    """
+
+    failure_threshold: int = Field(default=3, ge=1)
+    window: Seconds = 60.0
+    duration: Seconds = 30.0
+    max_duration: Seconds = 300.0
+
+    @model_validator(mode="after")
+    def _check_durations(self) -> Self:
+        if self.max_duration < self.duration:
+            raise ValueError(
+                f"max_duration ({self.max_duration}) is less than duration ({self.duration})"
+            )
+        return self
+
+    def first_rest(self, retry_after: float | None) -> float:
+        """How long to rest after the failure that reached the threshold, in seconds."""
+        return min(self.duration if retry_after is None else retry_after, self.max_duration)
+
+    def longer_rest(self, rest: float, retry_after: float | None) -> float:
+        """How long to rest after a failed probe, in seconds."""
+        return min(max(2 * rest, retry_after or 0.0), self.max_duration)
