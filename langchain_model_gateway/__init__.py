@@ -3,6 +3,7 @@
 from langchain_model_gateway.answers import EmptyStreamError, RejectedAnswerError
 from langchain_model_gateway.chat_model import GatewayChatModel
 from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.errors import (
     AllModelsFailedError,
     FailedAttempt,
@@ -20,6 +21,7 @@ __all__ = [
     "CooldownPolicy",
     "EmptyStreamError",
     "FailedAttempt",
+    "Finding",
     "GatewayChatModel",
     "GatewayRunnable",
     "ModelDeployment",

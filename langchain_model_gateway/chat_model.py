@@ -25,7 +25,6 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_model_gateway.deployment import innermost
 from langchain_model_gateway.gateway import GatewayRunnable
 
 _CONFIG_ARGUMENTS: Final = ("tags", "metadata", "run_name", "run_id")
@@ -64,7 +63,7 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
 
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
-        return shared_profile([innermost(deployment.model) for deployment in self.models])
+        return shared_profile([deployment.core for deployment in self.models])
 
     @override
     def bind_tools(  # type: ignore[override]
@@ -200,7 +199,7 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
     @property
     def _tokenizer(self) -> BaseLanguageModel[Any]:
         """Whose tokens are counted: the first chat model's."""
-        models = (innermost(deployment.model) for deployment in self.models)
+        models = (deployment.core for deployment in self.models)
         found = next((model for model in models if isinstance(model, BaseChatModel)), None)
         if found is None:
             raise NotImplementedError("no deployment is a chat model that could count tokens")
@@ -220,7 +219,7 @@ def shared_profile(models: Sequence[object]) -> ModelProfile | None:
     profiles: list[dict[str, Any]] = []
     for model in models:
         if isinstance(model, GatewayRunnable) and not isinstance(model, GatewayChatModel):
-            profile = shared_profile([innermost(each.model) for each in model.models])
+            profile = shared_profile([each.core for each in model.models])
         else:
             profile = getattr(model, "profile", None)
         if not profile:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel, BaseLLM
 from langchain_core.load import dumpd
 from langchain_core.runnables import (
     Runnable,
@@ -54,6 +54,8 @@ class ModelDeployment(BaseModel):
     stall_timeout: Seconds | None = None
 
     _schedule: Schedule | None = PrivateAttr(default=None)
+    # The chat model itself; what `adapted` puts around it may hide it.
+    _core: Runnable[Any, Any] = PrivateAttr()
 
     @field_validator("model_name", mode="before")
     @classmethod
@@ -86,7 +88,8 @@ class ModelDeployment(BaseModel):
         return tuple(value)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Prepare the windows for being asked."""
+        """Prepare the windows for being asked, and find the model within."""
+        self._core = innermost(self.model)
         if self.time_constraints:
             self._schedule = compile_schedule(self.time_constraints)
 
@@ -133,25 +136,38 @@ class ModelDeployment(BaseModel):
         except (NotImplementedError, AttributeError) as error:
             raise NotImplementedError(
                 f"deployment {one_line(self.model_name, 60)!r} cannot {method}: "
-                f"{_class_name(innermost(self.model))} does not support it"
+                f"{self.model_class} does not support it"
             ) from error
         return self.model_copy(update={"model": model})
 
     @property
     def provider(self) -> str:
         """Who serves the model, such as "openai", as traces name it."""
-        model = innermost(self.model)
-        if isinstance(model, BaseChatModel):
-            return str(model._get_ls_params().get("ls_provider") or _class_name(model))  # noqa: SLF001
-        return _class_name(model)
+        if isinstance(self._core, BaseChatModel):
+            return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
+        return self.model_class
+
+    @property
+    def core(self) -> Runnable[Any, Any]:
+        """The model itself, without the bindings, parsers and prompts around it."""
+        return self._core
+
+    @property
+    def model_class(self) -> str:
+        """The class of the model itself."""
+        return type(self._core).__name__
 
     @property
     def kind(self) -> Literal["chat", "llm"] | None:
         """Whether it answers with messages or plain text; `None` where that cannot be told."""
-        model = innermost(self.model)
-        if isinstance(model, BaseChatModel):
-            return "chat"
-        return "llm" if isinstance(model, BaseLLM) else None
+        last = self.model.last if isinstance(self.model, RunnableSequence) else self.model
+        match innermost(last):
+            case BaseChatModel():
+                return "chat"
+            case BaseLLM():
+                return "llm"
+            case _:
+                return None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ModelDeployment):
@@ -167,7 +183,7 @@ class ModelDeployment(BaseModel):
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         windows = [str(window) for window in self.time_constraints]
-        shown = {"model_name": self.model_name, "model": _Bare(_class_name(innermost(self.model)))}
+        shown = {"model_name": self.model_name, "model": _Bare(self.model_class)}
         return [*shown.items(), *([("time_constraints", windows)] if windows else [])]
 
 
@@ -181,17 +197,18 @@ class _Bare(str):
 
 
 def innermost(runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The model that answers at the end of a binding, a chain or a fallback."""
-    while True:
-        match runnable:
-            case RunnableBindingBase():
-                runnable = runnable.bound
-            case RunnableSequence():
-                runnable = runnable.last
-            case RunnableWithFallbacks():
-                runnable = runnable.runnable
-            case _:
-                return runnable
+    """The model inside a binding, a chain or a fallback; of several, the last."""
+    match runnable:
+        case RunnableBindingBase():
+            return innermost(runnable.bound)
+        case RunnableWithFallbacks():
+            return innermost(runnable.runnable)
+        case RunnableSequence():
+            within = [innermost(step) for step in runnable.steps]
+            models = [each for each in within if isinstance(each, BaseLanguageModel)]
+            return (models or within)[-1]
+        case _:
+            return runnable
 
 
 def _adapt(
@@ -224,10 +241,6 @@ def _same_model(one: Runnable[Any, Any], other: Runnable[Any, Any]) -> bool:
         return bool(dumpd(one) == dumpd(other))
     except ValueError:  # a gateway within that has no serialized form
         return False
-
-
-def _class_name(runnable: Runnable[Any, Any]) -> str:
-    return type(runnable).__name__
 
 
 def _complaints(error: ValidationError) -> str:

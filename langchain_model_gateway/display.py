@@ -10,9 +10,10 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.graph import Graph, Node
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.deployment import ModelDeployment, innermost
+from langchain_model_gateway.deployment import ModelDeployment
 
 if TYPE_CHECKING:
+    from langchain_model_gateway.diagnosis import Finding
     from langchain_model_gateway.gateway import GatewayRunnable
     from langchain_model_gateway.routing import RoutingPlan
 
@@ -50,6 +51,17 @@ def _plan_rows(plan: "RoutingPlan") -> Iterator[tuple[str, str, str]]:
         yield "-", one_line(skip.model_name, _NAME_LIMIT), f"skipped: {skip.told()}"
 
 
+def findings_text(findings: Sequence["Finding"]) -> str:
+    """Findings as a table for a terminal."""
+    if not findings:
+        return "Nothing found."
+    return "\n".join(
+        f"{finding.code}: {', '.join(one_line(n, _NAME_LIMIT) for n in finding.model_names)}\n"
+        f"    {finding.message}\n    -> {finding.advice}"
+        for finding in findings
+    )
+
+
 # --- notebook --------------------------------------------------------------------------------
 
 
@@ -64,7 +76,7 @@ def gateway_html(gateway: "GatewayRunnable", now: datetime) -> str:
     rows = [
         [
             *_escaped((str(rank), one_line(deployment.model_name, _NAME_LIMIT))),
-            *_escaped((type(innermost(deployment.model)).__name__, deployment.provider)),
+            *_escaped((deployment.model_class, deployment.provider)),
             _bar(deployment, now),
             escape(_status(deployment, now)),
         ]
@@ -75,6 +87,17 @@ def gateway_html(gateway: "GatewayRunnable", now: datetime) -> str:
         title += f" (and {more} more deployments)"
     header = ("", "deployment", "model", "provider", _hours(), "now")
     return _table(title, header, rows)
+
+
+def findings_html(findings: Sequence["Finding"]) -> str:
+    """Findings as a table for a notebook."""
+    rows = [
+        _escaped((f.code, ", ".join(one_line(n, _NAME_LIMIT) for n in f.model_names)))
+        + [f'<span style="white-space:normal">{escape(text)}</span>' for text in f[2:]]
+        for f in findings
+    ]
+    title = f"{len(findings)} findings" if findings else "Nothing found"
+    return _table(title, ("what", "deployments", "what it costs", "what to do"), rows)
 
 
 def _status(deployment: ModelDeployment, now: datetime) -> str:

@@ -29,9 +29,10 @@ from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, PrivateAttr, field_validator
 from typing_extensions import override
 
-from langchain_model_gateway import display, serialization
+from langchain_model_gateway import diagnosis, display, serialization
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.health import Health, HealthState
 from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy, Seconds
 from langchain_model_gateway.routing import Call, Routing, RoutingPlan, Wait, logger
@@ -283,6 +284,13 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
             )
         preference = self.model_preference if model_preference is None else model_preference
         return self._routing.plan(preference, at or self._clock.now(), self._clock)
+
+    def diagnose(self) -> list[Finding]:
+        """What would hurt in production, found without a call; `[]` when all is well.
+
+        The list prints as a table and shows as one in a notebook.
+        """
+        return diagnosis.diagnose(self, self._clock.now())
 
     def _repr_html_(self) -> str:
         return display.gateway_html(self, self._clock.now())

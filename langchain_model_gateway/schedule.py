@@ -5,7 +5,7 @@ with a cell per minute of the week. A check is then one look-up, however many wi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
@@ -17,7 +17,7 @@ from langchain_model_gateway._text import one_line
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY: Final = 24 * 60
-_WEEK: Final = 7 * _DAY
+WEEK_MINUTES: Final = 7 * _DAY
 _MINUTE: Final = timedelta(minutes=1)
 _INSTANT: Final = timedelta(microseconds=1)
 
@@ -102,6 +102,11 @@ class TimeWindow(BaseModel):
         return tuple(sorted({day.lower() for day in value}, key=WEEKDAYS.index))
 
     @property
+    def zone(self) -> tzinfo:
+        """Its timezone, ready to use."""
+        return UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
+
+    @property
     def is_instant(self) -> bool:
         """Whether it restricts a single instant only, which is rarely what was meant."""
         return self.start == self.end
@@ -120,15 +125,15 @@ class Timetable(NamedTuple):
     cells: bytes
 
     @classmethod
-    def of(cls, timezone: str, windows: Sequence[TimeWindow]) -> Self:
-        """Fold `windows`, all of them in `timezone`."""
-        cells = bytearray(_WEEK)
+    def of(cls, windows: Sequence[TimeWindow]) -> Self:
+        """Fold windows, all of them in one timezone."""
+        cells = bytearray(WEEK_MINUTES)
         for window in windows:
             length = (_minutes(window.end) - _minutes(window.start)) % _DAY
             for day in window.days or WEEKDAYS:
                 start = WEEKDAYS.index(day) * _DAY + _minutes(window.start)
                 _fill(cells, start, start + length)
-        return cls(UTC if timezone == "UTC" else ZoneInfo(timezone), bytes(cells))
+        return cls(windows[0].zone, bytes(cells))
 
     def restricts(self, now: datetime) -> bool:
         """Whether `now` lies inside a window, to the microsecond."""
@@ -148,23 +153,10 @@ class Timetable(NamedTuple):
             return None
         floor = now - timedelta(seconds=local.second, microseconds=local.microsecond)
         end = floor + (found.start() - here) * _MINUTE
-        if (jump := self._clock_change(floor, end)) is None:
+        if (jump := next(clock_changes(self.zone, floor, end), None)) is None:
             return end
         # The wall clock jumps before the end: look again from there.
         return self.until(jump) if self.restricts(jump) else jump
-
-    def _clock_change(self, low: datetime, high: datetime) -> datetime | None:
-        """The first minute after `low`, up to `high`, with another UTC offset."""
-        offset = low.astimezone(self.zone).utcoffset()
-        if high.astimezone(self.zone).utcoffset() == offset:
-            return None
-        while high - low > _MINUTE:
-            middle = low + (high - low) // _MINUTE // 2 * _MINUTE
-            if middle.astimezone(self.zone).utcoffset() == offset:
-                low = middle
-            else:
-                high = middle
-        return high
 
 
 class Schedule(NamedTuple):
@@ -203,17 +195,45 @@ def compile_schedule(windows: tuple[TimeWindow, ...]) -> Schedule:
     """Fold windows into a schedule; equal windows share one."""
     zones = dict.fromkeys(window.timezone for window in windows)
     return Schedule(
-        tuple(Timetable.of(zone, [w for w in windows if w.timezone == zone]) for zone in zones)
+        tuple(Timetable.of([w for w in windows if w.timezone == zone]) for zone in zones)
     )
+
+
+def clock_changes(zone: tzinfo, start: datetime, end: datetime) -> Iterator[datetime]:
+    """The minutes after `start`, up to `end`, at which a timezone's UTC offset changes."""
+    while start < end:
+        # No timezone changes twice within a day.
+        high = min(start + timedelta(days=1), end)
+        offset = start.astimezone(zone).utcoffset()
+        low, start = start, high
+        if high.astimezone(zone).utcoffset() == offset:
+            continue
+        while high - low > _MINUTE:
+            middle = low + (high - low) // _MINUTE // 2 * _MINUTE
+            if middle.astimezone(zone).utcoffset() == offset:
+                low = middle
+            else:
+                high = middle
+        yield high
+
+
+def closed_minutes(windows: tuple[TimeWindow, ...], at: datetime) -> bytes:
+    """For each minute of a week in UTC whether windows close it, by the UTC offsets of `at`."""
+    closed = bytearray(WEEK_MINUTES)
+    for zone, cells in compile_schedule(windows).timetables:
+        offset = (at.astimezone(zone).utcoffset() or timedelta()) // _MINUTE % WEEK_MINUTES
+        for minute, cell in enumerate(cells[offset:] + cells[:offset]):
+            closed[minute] |= cell == _WHOLE
+    return bytes(closed)
 
 
 def _fill(cells: bytearray, start: int, end: int) -> None:
     """Mark the minutes from `start` up to `end` and the instant `end`, around the week's end."""
     whole = bytes([_WHOLE])
-    cells[start : min(end, _WEEK)] = whole * (min(end, _WEEK) - start)
-    if end > _WEEK:
-        cells[: end - _WEEK] = whole * (end - _WEEK)
-    last = end % _WEEK
+    cells[start : min(end, WEEK_MINUTES)] = whole * (min(end, WEEK_MINUTES) - start)
+    if end > WEEK_MINUTES:
+        cells[: end - WEEK_MINUTES] = whole * (end - WEEK_MINUTES)
+    last = end % WEEK_MINUTES
     cells[last] = max(cells[last], _ON_THE_DOT)
 
 

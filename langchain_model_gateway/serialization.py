@@ -15,7 +15,7 @@ from langchain_core.load.serializable import Serializable
 from pydantic import BaseModel, SecretStr
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.deployment import ModelDeployment, innermost
+from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import quote
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def serialize(gateway: "GatewayRunnable") -> dict[str, Any]:
     endpoints: dict[str, dict[str, str]] = {}
     for entry in data["kwargs"]["models"]:
         for secret in _secret_names(entry["model"]):
-            endpoints.setdefault(secret, {})[entry["model_name"]] = _endpoint(entry["model"])
+            endpoints.setdefault(secret, {})[entry["model_name"]] = endpoint(entry["model"])
     for secret, by_name in endpoints.items():
         if len(set(by_name.values())) > 1:
             logger.warning(
@@ -192,7 +192,7 @@ def _check_serializable(deployment: ModelDeployment) -> None:
             "gateway a model that has one, or build this gateway in code"
         )
     text = json.dumps(dumped)
-    for secret in _secret_values(innermost(deployment.model)):
+    for secret in secret_values(deployment.core):
         if secret in text:
             raise ValueError(
                 f"deployment {name!r} cannot be serialized: its key also stands in plain text in "
@@ -224,7 +224,8 @@ def _lc_nodes(data: Any, kind: str) -> Iterator[dict[str, Any]]:
             yield from _lc_nodes(value, kind)
 
 
-def _secret_values(model: object) -> Iterator[str]:
+def secret_values(model: object) -> Iterator[str]:
+    """The values of a model's keys, as they would stand in JSON."""
     for name in getattr(model, "lc_secrets", {}):
         value = getattr(model, name, None)
         secret = value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -232,7 +233,7 @@ def _secret_values(model: object) -> Iterator[str]:
             yield json.dumps(secret)[1:-1]
 
 
-def _endpoint(data: Any) -> str:
+def endpoint(data: Any) -> str:
     """What a dump says of where its model is reached."""
     found = [
         f"{key}={value}"
