@@ -1,0 +1,1 @@
+"""The gateway's main job, shown on real clients."""

@@ -1,0 +1,442 @@
+"""`bind_tools` and `with_structured_output`: the same gateway, each provider's own form."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_openai import ChatOpenAI
+from llmock.pytest_plugin import LLMock
+from llmock.testing import LLMockServer
+from pydantic import BaseModel
+
+from langchain_model_gateway import (
+    AllModelsFailedError,
+    CooldownPolicy,
+    GatewayRunnable,
+    ModelDeployment,
+    RejectedAnswerError,
+    RetryPolicy,
+)
+
+from .models import ScriptedChatModel
+
+
+class Weather(BaseModel):
+    """The weather in a city."""
+
+    city: str
+    degrees: int
+
+
+def get_weather(city: str) -> str:
+    """Get the weather in a city."""
+    return f"21 degrees in {city}"
+
+
+def call(name: str = "Weather", **args: Any) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "call_1"}])
+
+
+GOOD = call(city="Oslo", degrees=4)
+WRONG = call(city="Oslo", degrees="mild")
+
+
+class OpenAIStyle(ScriptedChatModel):
+    """Binds tools as OpenAI takes them."""
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+
+class OtherStyle(ScriptedChatModel):
+    """Binds tools in a form of its own."""
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        functions = [convert_to_openai_tool(tool)["function"] for tool in tools]
+        return self.bind(functions={each["name"]: each for each in functions}, **kwargs)
+
+
+def gateway_over(*models: Any, **fields: Any) -> GatewayRunnable:
+    names = ("weak", "strong", "backup")
+    entries = [
+        {"model_name": name, "model": model} for name, model in zip(names, models, strict=False)
+    ]
+    return GatewayRunnable(models=entries, **fields)
+
+
+def ask(runnable: Any, is_async: bool, question: str = "Weather in Oslo?", **kwargs: Any) -> Any:
+    if is_async:
+        return asyncio.run(runnable.ainvoke(question, **kwargs))
+    return runnable.invoke(question, **kwargs)
+
+
+both_ways = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+# --- binding -------------------------------------------------------------------------------------
+
+
+def test_each_deployment_gets_its_own_providers_form():
+    """Tools are converted by each model, not once for all."""
+    weak, strong = OpenAIStyle(replies=[ValueError()]), OtherStyle()
+    gateway_over(weak, strong).bind_tools([get_weather]).invoke("hi")
+    assert weak.received[0]["tools"][0]["function"]["name"] == "get_weather"
+    assert strong.received[0]["functions"].keys() == {"get_weather"}
+
+
+@pytest.mark.parametrize("method", ["bind_tools", "with_structured_output"])
+def test_a_derived_gateway_keeps_everything_but_the_models(method: str):
+    """Names, windows, preference, policies and limits are those of the original."""
+    original = GatewayRunnable(
+        models=[
+            ModelDeployment(
+                model_name="weak",
+                model=OpenAIStyle(),
+                time_constraints=[("22:00", "06:00")],
+                timeout=9,
+                stall_timeout=3,
+            ),
+            ModelDeployment(model_name="strong", model=OtherStyle()),
+        ],
+        model_preference="strong",
+        strict_preference=True,
+        exceptions_to_handle=(ValueError,),
+        retry=RetryPolicy(max_attempts=2),
+        cooldown=CooldownPolicy(),
+        timeout=60,
+        reject=("empty",),
+    )
+    derived = getattr(original, method)([Weather] if method == "bind_tools" else Weather)
+    assert type(derived) is GatewayRunnable
+    assert dict(derived) | {"models": ()} == dict(original) | {"models": ()}
+    for before, after in zip(original.models, derived.models, strict=True):
+        assert after.model is not before.model
+        assert dict(after) | {"model": None} == dict(before) | {"model": None}
+
+
+@both_ways
+def test_derived_gateways_share_one_health(is_async: bool):
+    """What one learns of a dead deployment, all know."""
+    weak, strong = OpenAIStyle(replies=[ConnectionError()]), OpenAIStyle(replies=[GOOD])
+    original = gateway_over(weak, strong, cooldown=CooldownPolicy(failure_threshold=1))
+    with_tools = original.bind_tools([get_weather])
+    structured = original.with_structured_output(Weather)
+    ask(with_tools, is_async)
+    assert ask(structured, is_async) == Weather(city="Oslo", degrees=4)
+    ask(original, is_async)
+    assert len(weak.calls) == 1
+    assert original.explain().resting[0].model_name == "weak"
+
+
+@pytest.mark.parametrize("method", ["bind_tools", "with_structured_output"])
+def test_a_deployment_that_cannot_is_refused_by_name(method: str):
+    """The error says which deployment, which method and which class, before any call."""
+    gateway = gateway_over(OpenAIStyle(), GenericFakeChatModel(messages=iter([])))
+    argument = [Weather] if method == "bind_tools" else Weather
+    with pytest.raises(NotImplementedError, match=rf"'strong' cannot {method}: GenericFakeChat"):
+        getattr(gateway, method)(argument)
+
+
+def test_a_plain_runnable_cannot_bind_tools():
+    """It could not be told of the tools, so it is refused rather than asked without them."""
+    gateway = gateway_over(OpenAIStyle(), RunnableLambda(lambda _: AIMessage("hi")))
+    with pytest.raises(NotImplementedError, match="'strong' cannot bind_tools: RunnableLambda"):
+        gateway.bind_tools([get_weather])
+
+
+@pytest.mark.parametrize("method", ["bind_tools", "with_structured_output"])
+def test_a_preference_among_the_settings_is_the_gateways_own(method: str):
+    """An agent's `model_settings` end up in `bind_tools`; no model ever sees the preference."""
+    weak, strong = OpenAIStyle(replies=[GOOD]), OpenAIStyle(replies=[GOOD])
+    argument = [Weather] if method == "bind_tools" else Weather
+    bound = getattr(gateway_over(weak, strong), method)(argument, model_preference="strong")
+    bound.invoke("hi")
+    assert bound.model_preference == "strong"
+    assert not weak.calls
+    assert "model_preference" not in strong.received[0]
+
+
+def test_other_settings_reach_every_model():
+    """Whatever else is given to `bind_tools` is for the models."""
+    weak, strong = OpenAIStyle(replies=[ValueError()]), OtherStyle()
+    gateway_over(weak, strong).bind_tools([get_weather], tool_choice="any").invoke("hi")
+    assert weak.received[0]["tool_choice"] == strong.received[0]["tool_choice"] == "any"
+
+
+def test_prefer_survives_a_later_binding():
+    """`prefer` is a default of the gateway, unlike `bind`'s keyword."""
+    weak, strong = OpenAIStyle(), OpenAIStyle()
+    gateway_over(weak, strong).prefer("strong").bind_tools([get_weather]).invoke("hi")
+    assert (len(weak.calls), len(strong.calls)) == (0, 1)
+
+
+# --- what a deployment may be --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["bind_tools", "with_structured_output"])
+def test_a_bound_deployment_keeps_its_earlier_keywords(method: str):
+    """LangChain's own binding would forget `stop` here."""
+    model = OpenAIStyle(replies=[GOOD])
+    gateway = gateway_over(model.bind(stop=["END"]).with_config(tags=["mine"]), OpenAIStyle())
+    getattr(gateway, method)([Weather] if method == "bind_tools" else Weather).invoke("hi")
+    assert model.received[0]["stop"] == ["END"]
+    assert model.received[0]["tools"][0]["function"]["name"] == "Weather"
+
+
+def test_a_deployment_with_retry_keeps_it():
+    """`with_retry()` has no `bind_tools` of its own; the retry stays around the bound model."""
+    model = OpenAIStyle(replies=[ValueError(), GOOD])
+    retrying = model.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    answer = gateway_over(retrying, OpenAIStyle()).with_structured_output(Weather).invoke("hi")
+    assert answer == Weather(city="Oslo", degrees=4)
+    assert len(model.calls) == 2
+
+
+def test_a_chain_deployment_keeps_its_earlier_steps():
+    """In a chain the last step is the model, and only it gets the tools."""
+    model = OpenAIStyle(replies=[GOOD])
+    chain = RunnableLambda(lambda text: [HumanMessage(f"Politely: {text}")]) | model
+    gateway = gateway_over(chain, OpenAIStyle())
+    assert gateway.bind_tools([Weather]).invoke("hi").tool_calls[0]["name"] == "Weather"
+    assert gateway.with_structured_output(Weather).invoke("hi").city == "Oslo"
+    assert [messages[0].content for messages in model.calls] == ["Politely: hi"] * 2
+    assert all("tools" in received for received in model.received)
+
+
+def test_a_deployment_with_fallbacks_binds_each_of_them():
+    """LangChain's fallbacks inside a deployment all get the tools."""
+    first, second = OpenAIStyle(replies=[ValueError()]), OpenAIStyle(replies=[GOOD])
+    gateway = gateway_over(first.with_fallbacks([second]), OpenAIStyle())
+    assert gateway.with_structured_output(Weather).invoke("hi").degrees == 4
+    assert "tools" in first.received[0]
+    assert "tools" in second.received[0]
+
+
+def test_a_gateway_in_a_gateway_binds_its_own_deployments():
+    """A gateway is a deployment like any other."""
+    first, second = OpenAIStyle(replies=[ValueError()]), OpenAIStyle(replies=[GOOD])
+    outer = gateway_over(gateway_over(first, second), OpenAIStyle())
+    assert outer.with_structured_output(Weather).invoke("hi").city == "Oslo"
+    assert "tools" in second.received[0]
+
+
+# --- output that does not do ---------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize("reply", [WRONG, AIMessage("It is mild.")], ids=["wrong", "no tool call"])
+def test_output_that_does_not_parse_falls_over(reply: AIMessage, is_async: bool):
+    """A wrong type and a missing tool call are failures like any other."""
+    weak, strong = OpenAIStyle(replies=[reply]), OpenAIStyle(replies=[GOOD])
+    structured = gateway_over(weak, strong).with_structured_output(Weather)
+    assert ask(structured, is_async) == Weather(city="Oslo", degrees=4)
+    assert (len(weak.calls), len(strong.calls)) == (1, 1)
+
+
+@both_ways
+def test_when_no_output_parses_the_error_says_of_each_why(is_async: bool):
+    """Both failures are in the error, and none of them quotes a model's answer."""
+    models = OpenAIStyle(replies=[AIMessage("secret")]), OpenAIStyle(replies=[AIMessage("secret")])
+    with pytest.raises(AllModelsFailedError) as caught:
+        ask(gateway_over(*models).with_structured_output(Weather), is_async)
+    assert [failure.model_name for failure in caught.value.failures] == ["weak", "strong"]
+    assert all(isinstance(each, RejectedAnswerError) for each in caught.value.exceptions)
+    assert "the model called no tool" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_parsers_error_does_not_leak_the_answer_into_the_message():
+    """A parser quotes what it could not parse; the gateway's error must not."""
+    wrong = call(city="Oslo", degrees="hunter2")
+    structured = gateway_over(OpenAIStyle(replies=[wrong]), OpenAIStyle(replies=[wrong]))
+    with pytest.raises(AllModelsFailedError) as caught:
+        structured.with_structured_output(Weather).invoke("hi")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_unparsable_output_is_not_held_against_a_deployments_health():
+    """A model that answers, if badly, is not down."""
+    weak, strong = OpenAIStyle(replies=[AIMessage("mild")]), OpenAIStyle(replies=[GOOD])
+    gateway = gateway_over(weak, strong, cooldown=CooldownPolicy(failure_threshold=1))
+    for _ in range(2):
+        gateway.with_structured_output(Weather).invoke("hi")
+    assert len(weak.calls) == 2
+
+
+@both_ways
+@pytest.mark.parametrize("reply", [WRONG, AIMessage("It is mild.")], ids=["wrong", "no tool call"])
+def test_include_raw_falls_over_on_a_parsing_error(reply: AIMessage, is_async: bool):
+    """The raw message that comes with a good answer says who gave it."""
+    weak, strong = OpenAIStyle(replies=[reply]), OpenAIStyle(replies=[GOOD])
+    structured = gateway_over(weak, strong).with_structured_output(Weather, include_raw=True)
+    result = ask(structured, is_async)
+    assert result["parsed"] == Weather(city="Oslo", degrees=4)
+    assert result["parsing_error"] is None
+    assert result["raw"].response_metadata["gateway"] == {
+        "model_name": "strong",
+        "failed": [{"model_name": "weak", "error": "RejectedAnswerError"}],
+    }
+
+
+@both_ways
+def test_include_raw_gives_the_last_result_when_all_fail(is_async: bool):
+    """That is what `include_raw` is for: the caller wants to see it."""
+    last = call(city="Rome", degrees="hot")
+    structured = gateway_over(OpenAIStyle(replies=[WRONG]), OpenAIStyle(replies=[last]))
+    result = ask(structured.with_structured_output(Weather, include_raw=True), is_async)
+    assert result["parsed"] is None
+    assert result["raw"].tool_calls[0]["args"]["city"] == "Rome"
+    assert result["parsing_error"] is not None
+
+
+def test_include_raw_gives_the_last_result_also_when_a_later_deployment_is_down():
+    """The last result there is, not an error instead of it."""
+    structured = gateway_over(OpenAIStyle(replies=[WRONG]), OpenAIStyle(replies=[ValueError()]))
+    result = structured.with_structured_output(Weather, include_raw=True).invoke("hi")
+    assert result["raw"].tool_calls == WRONG.tool_calls
+
+
+def test_include_raw_raises_when_there_is_no_result_at_all():
+    """A provider that is down gave nothing to return."""
+    down = gateway_over(OpenAIStyle(replies=[ValueError()]), OpenAIStyle(replies=[ValueError()]))
+    with pytest.raises(AllModelsFailedError):
+        down.with_structured_output(Weather, include_raw=True).invoke("hi")
+
+
+def test_a_batch_falls_over_one_by_one():
+    """Each input is parsed for itself."""
+    weak = OpenAIStyle(replies=[GOOD, WRONG, GOOD])
+    strong = OpenAIStyle(replies=[call(city="Rome", degrees=30)])
+    structured = gateway_over(weak, strong).with_structured_output(Weather)
+    answers = structured.batch(["a", "b", "c"], {"max_concurrency": 1})
+    assert [answer.city for answer in answers] == ["Oslo", "Rome", "Oslo"]
+
+
+def streamed_call(args: str) -> AIMessageChunk:
+    chunk = {"name": "Weather", "args": args, "id": "call_1", "index": 0}
+    return AIMessageChunk("", tool_call_chunks=[chunk])
+
+
+@pytest.mark.parametrize("reply", [["It ", "is mild."], [ValueError()]], ids=["no tool", "down"])
+async def test_a_structured_stream_falls_over_until_it_has_begun(reply: list[Any]):
+    """A stream that yields no data is an empty one."""
+    good = [streamed_call('{"city": "Oslo", "degrees": 4}')]
+
+    def structured() -> GatewayRunnable:
+        models = OpenAIStyle(replies=[reply]), OpenAIStyle(replies=[good])
+        return gateway_over(*models).with_structured_output(Weather)
+
+    expected = Weather(city="Oslo", degrees=4)
+    assert list(structured().stream("hi"))[-1] == expected
+    assert [chunk async for chunk in structured().astream("hi")][-1] == expected
+
+
+# --- over HTTP -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def providers():
+    with LLMockServer() as weak, LLMockServer() as strong:
+        yield LLMock(weak), LLMock(strong)
+
+
+@pytest.fixture
+def weak_api(providers: tuple[LLMock, LLMock]) -> LLMock:
+    return providers[0].reset()
+
+
+@pytest.fixture
+def strong_api(providers: tuple[LLMock, LLMock]) -> LLMock:
+    return providers[1].reset()
+
+
+@pytest.fixture
+def real(weak_api: LLMock, strong_api: LLMock) -> GatewayRunnable:
+    # A connection kept alive would outlive the event loop of its test.
+    def at(api: LLMock, model: str) -> ChatOpenAI:
+        return ChatOpenAI(
+            model=model,
+            base_url=api.base_url(),
+            api_key="test",
+            max_retries=0,
+            default_headers={"Connection": "close"},
+        )
+
+    return gateway_over(at(weak_api, "gpt-4o-mini"), at(strong_api, "gpt-4o"))
+
+
+@both_ways
+def test_tools_travel_to_whoever_answers(
+    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, is_async: bool
+):
+    """The second provider is offered the same tools as the first."""
+    weak_api.fail(503)
+    strong_api.call_tool("get_weather", {"city": "Oslo"})
+    answer = ask(real.bind_tools([get_weather]), is_async)
+    assert answer.tool_calls[0]["args"] == {"city": "Oslo"}
+    assert answer.response_metadata["gateway"]["model_name"] == "strong"
+    offered = [api.last_request.body["tools"] for api in (weak_api, strong_api)]
+    assert offered[0] == offered[1]
+
+
+@both_ways
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+def test_every_method_of_structured_output_falls_over(
+    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, method: str, is_async: bool
+):
+    """Whatever way the schema goes out, prose that comes back is no answer."""
+    weak_api.reply("It is mild.")
+    if method == "function_calling":
+        strong_api.call_tool("Weather", {"city": "Oslo", "degrees": 4})
+    else:
+        strong_api.reply('{"city": "Oslo", "degrees": 4}')
+    structured = real.with_structured_output(Weather, method=method)
+    assert ask(structured, is_async, "Weather in Oslo, as JSON") == Weather(city="Oslo", degrees=4)
+    assert len(weak_api.requests) == len(strong_api.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("include_raw", [False, True], ids=["parsed", "raw"])
+def test_failures_name_the_provider_and_not_the_parser(
+    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, method: str, include_raw: bool
+):
+    """The model at the heart of the chain that structured output is made of has failed."""
+    weak_api.fail(401)
+    strong_api.fail(503)
+    structured = real.with_structured_output(Weather, method=method, include_raw=include_raw)
+    with pytest.raises(AllModelsFailedError, match=r"weak \(openai\).*strong \(openai\)"):
+        structured.invoke("Weather in Oslo, as JSON")
+
+
+@both_ways
+def test_include_raw_over_http(
+    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, is_async: bool
+):
+    """A broken tool call falls over; when both break, the second one comes back."""
+    structured = real.with_structured_output(Weather, method="function_calling", include_raw=True)
+    weak_api.break_tool_call()
+    strong_api.call_tool("Weather", {"city": "Oslo", "degrees": 4})
+    result = ask(structured, is_async)
+    assert result["parsed"] == Weather(city="Oslo", degrees=4)
+    assert result["raw"].response_metadata["gateway"]["failed"][0]["model_name"] == "weak"
+
+    weak_api.reply("It is mild.")
+    strong_api.reply("It is hot.")
+    result = ask(structured, is_async)
+    assert result["raw"].content == "It is hot."
+    assert result["parsed"] is None
+
+
+# langchain-openai dumps a parsed chunk in a way that pydantic warns about.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+async def test_a_structured_stream_over_http(real: GatewayRunnable, weak_api: LLMock, method: str):
+    """A provider that is down costs a streamed answer nothing but the attempt."""
+    structured = real.with_structured_output(Weather, method=method)
+    weak_api.fail(500, times=2)
+    assert isinstance(list(structured.stream("hi"))[-1], Weather)
+    assert isinstance([chunk async for chunk in structured.astream("hi")][-1], Weather)
