@@ -1,1 +1,1 @@
-"""The gateway's main job, shown on real clients."""
+"""A play in three acts: real clients, three providers on loopback, and trouble on purpose."""

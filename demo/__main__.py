@@ -1,178 +1,184 @@
-"""A play in five acts: `make demo`, or `make demo LIVE=1` for real models."""
+"""Run with `make demo`, or `make demo LIVE=1`."""
 
-import logging
-import os
+import argparse
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.prompts import ChatPromptTemplate
-from rich.console import Console
-from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from langchain_core.runnables import Runnable, RunnableConfig
+from llmock.scenarios import Reply, StreamFault
 
-from demo.providers import Provider, open_providers
-from langchain_model_gateway import GatewayRunnable, ModelRouterError
+from demo import screen
+from demo.providers import Provider, providers
+from demo.screen import Row, named, say
+from langchain_model_gateway import (
+    CooldownPolicy,
+    GatewayRunnable,
+    ModelDeployment,
+    ModelRouterError,
+)
 
 QUESTIONS = [
-    "What does a load balancer do?",
     "Why is the sky blue?",
-    "What is a circuit breaker in software?",
     "How do vaccines work?",
-    "What is the capital of Australia?",
-    "Why do cats purr?",
-    "What is full jitter?",
-    "How does a heat pump work?",
-    "What is daylight saving time?",
-    "Who wrote 'The Left Hand of Darkness'?",
+    "What does a compiler do?",
+    "Why does ice float on water?",
+    "What is compound interest?",
+    "How does GPS find my position?",
+    "Why do leaves change colour in autumn?",
+    "What is a hash table good for?",
+    "How does noise cancelling work?",
+    "Why is the sea salty?",
+    "What makes bread rise?",
+    "How does public-key cryptography work?",
+    "Why do we have leap years?",
+    "What is inflation?",
+    "How do birds find their way?",
+    "What is a black hole?",
 ]
-PROMPT = ChatPromptTemplate.from_messages(
-    [("system", "Answer in one sentence."), ("user", "{question}")]
-)
+HARD_QUESTIONS = [
+    "Why are there infinitely many primes?",
+    "What is the halting problem?",
+    "Why is quicksort fast in practice?",
+    "What did Goedel show about arithmetic?",
+]
+POEM = "Write a verse on a bridge."
+VERSES = "When one span falls, the river hears no sound: the road has found the next, and holds."
 
-console = Console(width=100)
-history: list[tuple[str, Any]] = []
-skipped: dict[str, str] = {}
+GOES_DOWN_AT, COMES_BACK_AT = 4, 9
 
-STORY = (
-    "Once there was a gateway at the edge of a city. Many roads led through it, and travellers "
-    "never asked which one was open tonight. The gateway knew. When the northern road was closed "
-    "it waved them to the east, and everyone arrived before the lamps were lit."
-)
-
-
-def say(title: str, text: str) -> None:
-    """Announce what comes next."""
-    console.print()
-    console.print(Panel(text, title=title, title_align="left", border_style="cyan"))
+Chain = Runnable[dict[str, Any], BaseMessage]
 
 
-def ask_all(gateway: GatewayRunnable, act: str, questions: Iterable[str], **kwargs: Any) -> None:
-    """Put questions to a chain as a batch, and show who answered what as it comes in."""
-    chain = PROMPT | gateway.bind(**kwargs)
-    skipped[act] = ", ".join(f"{s.model_name}: {s.reason}" for s in gateway.explain().skipped)
-    inputs = [{"question": question} for question in questions]
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), console=console
+def gateway_over(cast: Sequence[Provider]) -> GatewayRunnable:
+    """The cast behind one Runnable, where one that fails twice in a row rests for a second."""
+    return GatewayRunnable(
+        models=[{"model_name": each.name, "model": each.model} for each in cast],
+        cooldown=CooldownPolicy(failure_threshold=2, duration=1),
     )
-    with bar:
-        task = bar.add_task("asking", total=len(inputs))
-        for i, answer in chain.batch_as_completed(
-            inputs, {"max_concurrency": 4}, return_exceptions=True
-        ):
-            history.append((act, answer))
-            bar.console.print(f"  {_who(answer):<34} {inputs[i]['question']}")
-            bar.advance(task)
 
 
-def _who(answer: Any) -> str:
-    if not isinstance(answer, AIMessage):
-        return f"[red]{type(answer).__name__}[/red]"
-    mark = answer.response_metadata["gateway"]
-    failed = ", ".join(f"{f['model_name']}: {f['error']}" for f in mark["failed"])
-    after = f" [dim]after {failed}[/dim]" if failed else ""
-    return f"[green]{mark['model_name']}[/green]{after}"
+def chain_over(gateway: GatewayRunnable) -> Chain:
+    """A chain like any other."""
+    prompt = ChatPromptTemplate([("system", "One sentence, please."), ("human", "{question}")])
+    return prompt | gateway
 
 
-def with_hours(gateway: GatewayRunnable, name: str) -> GatewayRunnable:
-    """The same gateway, with `name` inside its restricted hours for an hour from now."""
+def outage(cast: Sequence[Provider], gateway: GatewayRunnable) -> Iterator[Row]:
+    """Act 1: the first choice goes down in the middle of a batch, and comes back."""
+    first = cast[0]
+    trouble = "an outage in the middle of it" if first.server else "a first choice that is dead"
+    screen.act(f"1. A batch of {len(QUESTIONS)} questions, and {trouble}")
+    inputs = [{"question": question} for question in QUESTIONS]
+    rows: dict[int, Row] = {}
+    has_rested = False
+    progress, bars = screen.bars(gateway.model_names, len(QUESTIONS))
+    with progress:
+        answers = chain_over(gateway).batch_as_completed(inputs, {"max_concurrency": 2})
+        for position, answer in answers:
+            rows[position] = row = story(1, QUESTIONS[position], answer, gateway)
+            progress.advance(bars[row.answered_by])
+            if first.server and len(rows) == GOES_DOWN_AT:
+                first.server.stop()
+                say(f"[red]✗[/] {named(first.name)} goes down: its server is switched off")
+            if first.server and len(rows) == COMES_BACK_AT:
+                first.server.start()
+                say(f"[green]✓[/] {named(first.name)} is back: its server runs again")
+            if not has_rested and gateway.explain().resting:
+                has_rested = True
+                say(f"[yellow]•[/] {named(first.name)} failed twice and rests; nobody waits for it")
+                screen.shown(gateway.explain(), "gateway.explain()")
+    yield from (rows[position] for position in range(len(rows)))
+
+
+def restricted_hours(gateway: GatewayRunnable, later: GatewayRunnable) -> Iterator[Row]:
+    """Act 2: the deployment that the caller prefers enters its restricted hours."""
+    screen.act("2. Hard questions prefer the flagship, until its restricted hours begin")
+    say('[dim]config={"configurable": {"model_preference": "flagship"}}[/]')
+    yield from ask(gateway, HARD_QUESTIONS[:2])
+    plan = later.explain("flagship")
+    say(f"[yellow]•[/] it is {plan.at:%H:%M} UTC: {named('flagship')} may not be used for an hour")
+    screen.shown(plan, 'gateway.explain("flagship")')
+    yield from ask(later, HARD_QUESTIONS[2:])
+
+
+def an_hour_without(model_name: str, gateway: GatewayRunnable) -> GatewayRunnable:
+    """The same gateway, with a window for one deployment that begins now."""
     now = datetime.now(UTC)
-    start, end = now - timedelta(minutes=1), now + timedelta(hours=1)
-    window = (f"{start:%H:%M}", f"{end:%H:%M}")
-    entries = [dict(deployment) for deployment in gateway.models]
-    for entry in entries:
-        if entry["model_name"] == name:
-            entry["time_constraints"] = [window]
-    return GatewayRunnable(models=entries)
-
-
-def play(providers: list[Provider]) -> None:
-    """Show the gateway at work."""
-    first, second, *_ = names = [provider.name for provider in providers]
-    gateway = GatewayRunnable(models=[{"model_name": p.name, "model": p.model} for p in providers])
-    say(
-        "One Runnable over named models",
-        f"The chain is [bold]prompt | gateway[/bold]. The gateway tries [bold]{', '.join(names)}"
-        "[/bold], in this order,\nand every answer says who gave it.",
+    restricted = ModelDeployment(
+        model_name=model_name,
+        model=gateway[model_name].model,
+        time_constraints=[(f"{now:%H:%M}", f"{now + timedelta(hours=1):%H:%M}")],
     )
-    ask_all(gateway, "all healthy", QUESTIONS[:3])
-
-    say("The caller prefers one", f'chain.invoke(..., model_preference="{second}")')
-    ask_all(gateway, f"{second} preferred", QUESTIONS[3:5], model_preference=second)
-
-    say(f"{first} goes down", "Each question falls over by itself, at once; none is lost.")
-    providers[0].go_down()
-    ask_all(gateway, f"{first} down", QUESTIONS[5:8])
-
-    say(f"{first} is back", "The next question goes to it again.")
-    providers[0].come_back()
-    ask_all(gateway, f"{first} back", QUESTIONS[8:])
-
-    say(
-        f"{first} enters its restricted hours",
-        "Nobody has to be down: it may just not be used now. gateway.explain() tells, without a "
-        "call:",
-    )
-    closed = with_hours(gateway, first)
-    console.print(str(closed.explain()), highlight=False)
-    ask_all(closed, f"{first} restricted", QUESTIONS[:2])
-
-    say("A stream", f"Chunks as they arrive, {first} still restricted:")
-    providers[1].will_say(STORY)
-    began = time.perf_counter()
-    for chunk in closed.stream("Tell me a short story about a gateway."):
-        console.print(chunk.content, end="", highlight=False)
-    console.print(f"\n[dim]({time.perf_counter() - began:.1f} s)[/dim]")
-
-    say("Everybody is down", "One error tells all:")
-    for provider in providers:
-        provider.go_down()
-    try:
-        gateway.invoke("Is anybody there?")
-    except ModelRouterError as error:
-        history.append(("everybody down", error))
-        console.print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False)
+    models = tuple(restricted if d.model_name == model_name else d for d in gateway.models)
+    return gateway.model_copy(update={"models": models})
 
 
-def report() -> None:
-    """The whole play in a table."""
-    table = Table(title="Who answered what", title_justify="left")
-    for column in ("act", "asked", "answered by", "failed on the way", "skipped"):
-        table.add_column(column)
-    for act in dict.fromkeys(act for act, _ in history):
-        answers = [answer for each, answer in history if each == act]
-        marks = [a.response_metadata["gateway"] for a in answers if isinstance(a, AIMessage)]
-        failed = [f"{f['model_name']}: {f['error']}" for mark in marks for f in mark["failed"]]
-        for error in answers:
-            if isinstance(error, ModelRouterError):
-                failed += [f"{n}: {type(e).__name__}" for n, _, e in error.failures]
-        table.add_row(
-            act,
-            str(len(answers)),
-            ", ".join(sorted({mark["model_name"] for mark in marks})) or "-",
-            "\n".join(f"{failed.count(f)} x {f}" for f in sorted(set(failed))) or "-",
-            skipped.get(act) or "-",
-        )
-    console.print()
-    console.print(table)
+def ask(gateway: GatewayRunnable, questions: list[str]) -> Iterator[Row]:
+    """Put questions that prefer the flagship, and tell who answers."""
+    config: RunnableConfig = {"configurable": {"model_preference": "flagship"}}
+    answers = chain_over(gateway).batch([{"question": each} for each in questions], config)
+    for question, answer in zip(questions, answers, strict=True):
+        row = story(2, question, answer, gateway, "flagship")
+        screen.answer(row, answer.text)
+        yield row
 
 
-def main() -> int:
-    """Play, on real models if LIVE is set."""
-    logging.getLogger("langchain_model_gateway").addHandler(logging.NullHandler())
-    live = os.environ.get("LIVE") not in (None, "", "0")
-    if live and not os.environ.get("OPENAI_API_KEY"):
-        console.print("LIVE=1 needs OPENAI_API_KEY in the environment.")
-        return 2
-    with open_providers(live=live) as providers:
-        play(providers)
-    report()
-    return 0
+def stream(cast: Sequence[Provider], gateway: GatewayRunnable) -> Iterator[Row]:
+    """Act 3: a stream breaks before its first word, and the reader sees nothing of it."""
+    trouble = ": the first provider hangs up before its first word" if cast[0].server else ""
+    screen.act(f"3. A stream{trouble}")
+    for each in cast:
+        if each.server:
+            each.server.state.scenarios.add(Reply(VERSES))
+    if cast[0].server:
+        cast[0].server.state.scenarios.add(StreamFault("disconnect"))
+    chunks = []
+    screen.word("  ")
+    for chunk in chain_over(gateway).stream({"question": POEM}):
+        screen.word(chunk.text)
+        chunks.append(chunk)
+    screen.word("\n")
+    screen.shown(chunks[0].response_metadata["gateway"], 'first_chunk.response_metadata["gateway"]')
+    yield story(3, POEM, chunks[0], gateway)
+
+
+def story(
+    act: int,
+    question: str,
+    answer: BaseMessage,
+    gateway: GatewayRunnable,
+    preference: str | None = None,
+) -> Row:
+    """Who answered, and what became of those whose turn came before."""
+    mark = answer.response_metadata["gateway"]
+    failed = {each["model_name"]: f"[red]{each['error']}[/]" for each in mark["failed"]}
+    skipped = {each.model_name: each.reason for each in gateway.explain(preference).skipped}
+    order = sorted(gateway.model_names, key=lambda name: name != preference)
+    before = order[: order.index(mark["model_name"])]
+    # Who came first, did not fail and was not restricted can only have been resting.
+    reasons = [f"{named(name)} {(failed | skipped).get(name, 'resting')}" for name in before]
+    return Row(act, question, mark["model_name"], "\n".join(reasons))
+
+
+def main() -> None:
+    """Play."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--live", action="store_true", help="ask OpenAI (needs OPENAI_API_KEY)")
+    with providers(live=parser.parse_args().live) as cast:
+        gateway = gateway_over(cast)
+        screen.opening(cast, gateway=gateway_over, chain=chain_over)
+        try:
+            rows = list(outage(cast, gateway))
+            later = an_hour_without("flagship", gateway)
+            rows += [*restricted_hours(gateway, later), *stream(cast, later)]
+        except ModelRouterError as error:
+            sys.exit(str(error))
+    screen.closing(rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,64 +1,58 @@
-"""Who answers in the demo: local servers that speak OpenAI's protocol, or OpenAI itself."""
+"""The providers: three servers on this machine that break on cue, or OpenAI itself."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from langchain_openai import ChatOpenAI
-from llmock.pytest_plugin import LLMock
+from llmock.chaos import ChaosSettings, StreamChaos
+from llmock.simulation import MockResponseSettings
 from llmock.testing import LLMockServer
 
-NOBODY = "http://127.0.0.1:9/v1"  # the discard port: refused at once
+# Name, model, and the milliseconds it takes to answer.
+LOCAL = (("budget", "small-1", 450), ("flagship", "large-1", 650), ("backup", "other-1", 800))
+NOBODY_LISTENS = "http://127.0.0.1:9/v1"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Provider:
-    """A named model and what stands behind it."""
+    """A chat model, where it is served, and its server if that is one of ours."""
 
     name: str
     model: ChatOpenAI
-    server: LLMock | None = None
-    _url: str | None = field(default=None, repr=False)
-
-    def go_down(self) -> None:
-        """From now on, answer every request with an error."""
-        if self.server is not None:
-            self.server.outage()
-        else:
-            self._aim_at(NOBODY)
-
-    def come_back(self) -> None:
-        """Answer again."""
-        if self.server is not None:
-            self.server.reset().pace(25)
-        else:
-            self._aim_at(self._url)
-
-    def will_say(self, text: str) -> None:
-        """The text of the next answer, where the server is ours."""
-        if self.server is not None:
-            self.server.reply(text)
-
-    def _aim_at(self, url: str | None) -> None:
-        """A real provider cannot be taken down: its client is aimed elsewhere."""
-        client = self.model.root_client
-        self._url = self._url or str(client.base_url)
-        client.base_url = url or self._url
+    address: str
+    server: LLMockServer | None = None
 
 
 @contextmanager
-def open_providers(*, live: bool) -> Iterator[list[Provider]]:
-    """Three providers, served on loopback unless live."""
-    models = {"cheap": "gpt-4o-mini", "strong": "gpt-4o", "backup": "gpt-4.1-mini"}
+def providers(*, live: bool) -> Iterator[list[Provider]]:
+    """Open the three providers for the time of the play."""
     with ExitStack() as stack:
-        providers = []
-        for name, model in models.items():
-            if live:
-                providers.append(Provider(name, ChatOpenAI(model=model, max_retries=0)))
-                continue
-            server = LLMock(stack.enter_context(LLMockServer())).pace(25)
-            client = ChatOpenAI(
-                model=model, base_url=server.base_url(), api_key="no-key-needed", max_retries=0
-            )
-            providers.append(Provider(name, client, server))
-        yield providers
+        yield _real() if live else [_local(stack, *each) for each in LOCAL]
+
+
+def _local(stack: ExitStack, name: str, model: str, latency: int) -> Provider:
+    server = LLMockServer(
+        chaos=ChaosSettings(latency_ms=latency), responses=MockResponseSettings("static")
+    )
+    stack.enter_context(server)
+    server.state.stream_chaos = StreamChaos(chunk_delay_ms=60)
+    address = server.base_url()
+    client = ChatOpenAI(model=model, base_url=address, api_key="none needed", max_retries=0)
+    return Provider(name, client, address, server)
+
+
+def _real() -> list[Provider]:
+    """Two models of OpenAI's, behind one that cannot be reached."""
+    if not os.environ.get("OPENAI_API_KEY"):
+        sys.exit("LIVE=1 needs OPENAI_API_KEY.")
+    dead = ChatOpenAI(model="small-1", base_url=NOBODY_LISTENS, api_key="none", max_retries=0)
+    flagship = ChatOpenAI(model="gpt-4.1", max_retries=0)
+    backup = ChatOpenAI(model="gpt-4.1-mini", max_retries=0)
+    return [
+        Provider("budget", dead, f"{NOBODY_LISTENS} (nobody listens there)"),
+        Provider("flagship", flagship, "OpenAI"),
+        Provider("backup", backup, "OpenAI"),
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel, BaseLLM
@@ -15,11 +16,11 @@ from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import (
     BaseModel,
     ConfigDict,
-    PrivateAttr,
     SkipValidation,
     ValidationError,
     field_validator,
 )
+from typing_extensions import override
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import SkippedModel
@@ -53,9 +54,14 @@ class ModelDeployment(BaseModel):
     timeout: Seconds | None = None
     stall_timeout: Seconds | None = None
 
-    _schedule: Schedule | None = PrivateAttr(default=None)
-    # The chat model itself; what `adapted` puts around it may hide it.
-    _core: Runnable[Any, Any] = PrivateAttr()
+    # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
+    @cached_property
+    def _schedule(self) -> Schedule | None:
+        return compile_schedule(self.time_constraints) if self.time_constraints else None
+
+    @cached_property
+    def _core(self) -> Runnable[Any, Any]:
+        return innermost(self.model)
 
     @field_validator("model_name", mode="before")
     @classmethod
@@ -87,11 +93,13 @@ class ModelDeployment(BaseModel):
             )
         return tuple(value)
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the windows for being asked, and find the model within."""
-        self._core = innermost(self.model)
-        if self.time_constraints:
-            self._schedule = compile_schedule(self.time_constraints)
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
+        copied = super().model_copy(update=update, deep=deep)
+        for cached in ("_schedule", "_core"):
+            copied.__dict__.pop(cached, None)
+        return copied
 
     @classmethod
     def from_entry(cls, position: int, entry: object) -> Self:
@@ -138,7 +146,10 @@ class ModelDeployment(BaseModel):
                 f"deployment {one_line(self.model_name, 60)!r} cannot {method}: "
                 f"{self.model_class} does not support it"
             ) from error
-        return self.model_copy(update={"model": model})
+        adapted = self.model_copy(update={"model": model})
+        # What a structured output puts around a model hides it.
+        adapted.__dict__["_core"] = self._core
+        return adapted
 
     @property
     def provider(self) -> str:

@@ -26,7 +26,7 @@ _OPEN, _CLOSED, _NOW = "rgba(46,160,67,.35)", "rgba(218,54,51,.75)", "currentCol
 _TABLE: Final = "border-collapse:collapse;font-family:system-ui,sans-serif;font-size:13px"
 _CELL: Final = "padding:4px 10px;text-align:left;vertical-align:middle;white-space:nowrap"
 _BAR: Final = (
-    f"position:relative;display:inline-block;width:360px;height:16px;background:{_OPEN};"
+    f"position:relative;display:inline-block;width:300px;height:16px;background:{_OPEN};"
     "border-radius:3px;vertical-align:middle"
 )
 
@@ -96,8 +96,9 @@ def findings_html(findings: Sequence["Finding"]) -> str:
         + [f'<span style="white-space:normal">{escape(text)}</span>' for text in f[2:]]
         for f in findings
     ]
-    title = f"{len(findings)} findings" if findings else "Nothing found"
-    return _table(title, ("what", "deployments", "what it costs", "what to do"), rows)
+    if not rows:
+        return "<p>Nothing found.</p>"
+    return _table("Findings", ("what", "deployments", "what it costs", "what to do"), rows)
 
 
 def _status(deployment: ModelDeployment, now: datetime) -> str:
@@ -147,7 +148,7 @@ def _hours() -> str:
         for hour in (0, 6, 12, 18, 24)
     )
     return (
-        '<span style="position:relative;display:inline-block;width:360px;height:16px;'
+        '<span style="position:relative;display:inline-block;width:300px;height:16px;'
         f'font-weight:normal">{labels}</span>'
     )
 

@@ -15,7 +15,7 @@ from contextlib import (
     closing,
 )
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
 
 from langchain_core.language_models import LanguageModelInput
@@ -102,7 +102,6 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     timeout: Seconds | None = None
     reject: frozenset[Rejection] = frozenset()
 
-    _routing: Routing = PrivateAttr()
     _health: HealthState = PrivateAttr(default_factory=Health)
     _clock: Clock = PrivateAttr(default_factory=Clock)
 
@@ -167,10 +166,10 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
                         one_line(deployment.model_name, 60),
                     )
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the routing."""
-        super().model_post_init(context)
-        self._routing = Routing(
+    # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
+    @cached_property
+    def _routing(self) -> Routing:
+        return Routing(
             deployments={deployment.model_name: deployment for deployment in self.models},
             exceptions_to_handle=self.exceptions_to_handle,
             strict_preference=self.strict_preference,
@@ -179,13 +178,14 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
             timeout=self.timeout,
             reject=self.reject,
             health=self._health,
+            clock=self._clock,
         )
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
         copied = super().model_copy(update=update, deep=deep)
-        copied.model_post_init(None)
+        copied.__dict__.pop("_routing", None)
         return copied
 
     def prefer(self, model_name: str | None) -> Self:
@@ -204,7 +204,6 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
         """This gateway as another class, with the same state."""
         other = cls(**{name: getattr(self, name) for name in GatewayRunnable.model_fields})
         other._health, other._clock = self._health, self._clock
-        other.model_post_init(None)
         return other
 
     def as_chat_model(self) -> "GatewayChatModel":
@@ -283,17 +282,17 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
                 f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
             )
         preference = self.model_preference if model_preference is None else model_preference
-        return self._routing.plan(preference, at or self._clock.now(), self._clock)
+        return self._routing.plan(preference, at)
 
     def diagnose(self) -> list[Finding]:
         """What would hurt in production, found without a call; `[]` when all is well.
 
         The list prints as a table and shows as one in a notebook.
         """
-        return diagnosis.diagnose(self, self._clock.now())
+        return diagnosis.diagnose(self, self._routing.clock.now())
 
     def _repr_html_(self) -> str:
-        return display.gateway_html(self, self._clock.now())
+        return display.gateway_html(self, self._routing.clock.now())
 
     @override
     def get_graph(self, config: RunnableConfig | None = None) -> Graph:
@@ -357,22 +356,22 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
             preference = _configured_preference(config)
         if preference is None:
             preference = self.model_preference
-        return Call(self._routing, preference, self._clock)
+        return Call(self._routing, preference)
 
     @override
     def invoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         call = self._call(config, kwargs)
-        with traced(self.get_name(), input, config) as run, call:
+        with traced(self, input, config) as run, call:
             for step in call.steps():
                 if isinstance(step, Wait):
-                    self._clock.sleep(step.seconds)
+                    call.clock.sleep(step.seconds)
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
                 ask = partial(model.invoke, _own(input), child, **_own_values(kwargs))
                 try:
-                    call.answered(self._clock.call(step.seconds, ask))
+                    call.answered(call.clock.call(step.seconds, ask))
                 except BaseException as error:  # the call decides
                     if not call.failed(error):
                         raise
@@ -386,16 +385,16 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     ) -> Any:
         call = self._call(config, kwargs)
         cancellation = Cancellation()
-        async with atraced(self.get_name(), input, config) as run:
+        async with atraced(self, input, config) as run:
             with call:
                 for step in call.steps():
                     if isinstance(step, Wait):
-                        await self._clock.asleep(step.seconds)
+                        await call.clock.asleep(step.seconds)
                         continue
                     model, child = step.deployment.model, run.child(step.deployment.model_name)
                     try:
                         ask = model.ainvoke(_own(input), child, **_own_values(kwargs))
-                        call.answered(await self._clock.acall(step.seconds, ask))
+                        call.answered(await call.clock.acall(step.seconds, ask))
                     except BaseException as error:
                         cancellation.check(error)
                         if not call.failed(error):
@@ -410,7 +409,7 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     ) -> Iterator[Any]:
         call = self._call(config, kwargs)
         with (
-            traced(self.get_name(), input, config) as run,
+            traced(self, input, config) as run,
             closing(self._chunks(call, run, input, kwargs)) as chunks,
         ):
             yield from run.tap(chunks)
@@ -421,13 +420,13 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
         with call:
             for step in call.steps():
                 if isinstance(step, Wait):
-                    self._clock.sleep(step.seconds)
+                    call.clock.sleep(step.seconds)
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
                 try:
                     chunks = iter(model.stream(_own(input), child, **_own_values(kwargs)))
                     if call.is_timed:
-                        chunks = self._clock.stream(chunks, call.patience)
+                        chunks = call.clock.stream(chunks, call.patience)
                     with closing_if_closable(chunks):
                         for chunk in chunks:
                             yield from call.saw(chunk)
@@ -443,7 +442,7 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     ) -> AsyncGenerator[Any, None]:
         call = self._call(config, kwargs)
         async with (
-            atraced(self.get_name(), input, config) as run,
+            atraced(self, input, config) as run,
             aclosing(self._achunks(call, run, input, kwargs)) as chunks,
             aclosing(run.atap(chunks)) as tapped,
         ):
@@ -457,13 +456,13 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
         with call:
             for step in call.steps():
                 if isinstance(step, Wait):
-                    await self._clock.asleep(step.seconds)
+                    await call.clock.asleep(step.seconds)
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
                 try:
                     chunks = aiter(model.astream(_own(input), child, **_own_values(kwargs)))
                     if call.is_timed:
-                        chunks = self._clock.astream(chunks, call.patience)
+                        chunks = call.clock.astream(chunks, call.patience)
                     async with aclosing_if_closable(chunks):
                         async for chunk in chunks:
                             for ready in call.saw(chunk):

@@ -97,6 +97,7 @@ class Routing:
     timeout: float | None
     reject: frozenset[Rejection]
     health: HealthState
+    clock: Clock
 
     def preferred(self, name: object) -> ModelDeployment | None:
         """The deployment a caller asked for.
@@ -151,9 +152,11 @@ class Routing:
             if deployment is not preferred:
                 yield deployment
 
-    def plan(self, preference: object, at: datetime, clock: Clock) -> RoutingPlan:
-        """What a call at that moment would do, if nobody's health changes until then."""
-        ahead = (at - clock.now()).total_seconds()
+    def plan(self, preference: object, at: datetime | None = None) -> RoutingPlan:
+        """What a call now, or at that moment, would do, if nobody's health changes until then."""
+        clock = self.clock
+        moment = clock.now() if at is None else at
+        ahead = (moment - clock.now()).total_seconds()
         resting: list[SkippedModel] = []
 
         def wakes_at(name: str) -> float | None:
@@ -164,12 +167,12 @@ class Routing:
                 resting.append(SkippedModel(name, "resting after failures", until))
             return wake
 
-        choices = list(self.route(self.preferred(preference), lambda: at, wakes_at))
+        choices = list(self.route(self.preferred(preference), lambda: moment, wakes_at))
         return RoutingPlan(
             order=tuple(c.model_name for c in choices if isinstance(c, ModelDeployment)),
             skipped=tuple(c for c in choices if isinstance(c, SkippedModel)),
             resting=tuple(resting),
-            at=at,
+            at=moment,
         )
 
 
@@ -183,12 +186,16 @@ class Call:
     Args:
         routing: Who there is, and the rules.
         preference: The name to try first, if any.
-        clock: Time and chance.
+
+    Attributes:
+        clock: Time and chance, for the driver too.
+        answer: What the call has come to.
+        failures: Every failed attempt so far.
+        skipped: Every deployment that was not tried so far.
     """
 
     __slots__ = (
         "_attempt_ends",
-        "_clock",
         "_current",
         "_deadline",
         "_is_settled",
@@ -197,13 +204,14 @@ class Call:
         "_stream",
         "_ticket",
         "answer",
+        "clock",
         "failures",
         "skipped",
     )
 
-    def __init__(self, routing: Routing, preference: object, clock: Clock) -> None:
+    def __init__(self, routing: Routing, preference: object) -> None:
         self._routing = routing
-        self._clock = clock
+        self.clock = clock = routing.clock
         self._preferred = routing.preferred(preference)
         self._deadline = None
         if routing.timeout is not None:
@@ -237,7 +245,7 @@ class Call:
             NoModelAvailableError: If no deployment may be used now.
             AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
-        for choice in self._routing.route(self._preferred, self._clock.now, self._admit):
+        for choice in self._routing.route(self._preferred, self.clock.now, self._admit):
             if isinstance(choice, SkippedModel):
                 self.skipped.append(choice)
                 logger.debug("skipped %s", choice)
@@ -269,7 +277,7 @@ class Call:
                 return
             yield Wait(delay)
             # Meanwhile a window may have begun, or failures have sent it to rest.
-            if deployment.restriction(self._clock.now()) is not None:
+            if deployment.restriction(self.clock.now()) is not None:
                 return
             if not is_last_resort and self._routing.cooldown and self._admit(name) is not None:
                 return
@@ -280,16 +288,16 @@ class Call:
         error = self.failures[-1].exception
         if policy is None or attempts >= policy.max_attempts or not is_retryable(error):
             return None
-        least = retry_after(error, self._clock.now()) or 0.0
+        least = retry_after(error, self.clock.now()) or 0.0
         if least > policy.max_retry_after:
             return None
-        delay = max(self._clock.uniform(0, policy.longest_delay(attempts)), least)
+        delay = max(self.clock.uniform(0, policy.longest_delay(attempts)), least)
         left = self._time_left()
         return delay if left is None or delay < left else None
 
     def _admit(self, name: str) -> float | None:
         """Begin to count an attempt; when the deployment rests, tell until when instead."""
-        health, present = self._routing.health, self._clock.monotonic()
+        health, present = self._routing.health, self.clock.monotonic()
         self._ticket = health.admit(name, present)
         if self._ticket is not None:
             return None
@@ -328,7 +336,7 @@ class Call:
             return ready
         if self.is_timed:
             stall = self._current.stall_timeout
-            self._attempt_ends = None if stall is None else self._clock.monotonic() + stall
+            self._attempt_ends = None if stall is None else self.clock.monotonic() + stall
         if not self._is_settled:
             self._is_settled = True
             return [self._stamped(ready[0]), *ready[1:]]
@@ -379,18 +387,18 @@ class Call:
     def patience(self) -> float | None:
         """How many seconds the next chunk may take; `None`: any time."""
         ends = [end for end in (self._attempt_ends, self._deadline) if end is not None]
-        return max(0.0, min(ends) - self._clock.monotonic()) if ends else None
+        return max(0.0, min(ends) - self.clock.monotonic()) if ends else None
 
     def _time_for_attempt(self, deployment: ModelDeployment) -> float | None:
         self._attempt_ends = None
         if deployment.timeout is not None:
-            self._attempt_ends = self._clock.monotonic() + deployment.timeout
+            self._attempt_ends = self.clock.monotonic() + deployment.timeout
         return self.patience()
 
     def _time_left(self) -> float | None:
         if self._deadline is None:
             return None
-        return max(0.0, self._deadline - self._clock.monotonic())
+        return max(0.0, self._deadline - self.clock.monotonic())
 
     # --- bookkeeping -------------------------------------------------------------------------
 
@@ -409,8 +417,8 @@ class Call:
         if isinstance(error, RejectedAnswerError) or is_request_fault(error):
             self._routing.health.released(ticket)
             return
-        asked = retry_after(error, self._clock.now())
-        self._routing.health.failed(ticket, policy, self._clock.monotonic(), asked)
+        asked = retry_after(error, self.clock.now())
+        self._routing.health.failed(ticket, policy, self.clock.monotonic(), asked)
 
     def _release(self) -> None:
         if (ticket := self._take_ticket()) is not None:

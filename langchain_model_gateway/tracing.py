@@ -17,7 +17,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.globals import get_debug
 from langchain_core.messages import AIMessageChunk
-from langchain_core.runnables import RunnableConfig, ensure_config, patch_config
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config, patch_config
 from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
@@ -121,11 +121,13 @@ class Run:
 
 
 @contextmanager
-def traced(name: str, value: Any, config: RunnableConfig | None) -> Iterator[Run]:
+def traced(
+    runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None
+) -> Iterator[Run]:
     """Keep a run for the time of a call, if anybody listens.
 
     Args:
-        name: The run's name, unless the config has one.
+        runnable: Whose call it is; the run has its name, unless the config has one.
         value: The call's input.
         config: The call's config.
     """
@@ -134,7 +136,7 @@ def traced(name: str, value: Any, config: RunnableConfig | None) -> Iterator[Run
         return
     config, run_id = _own_config(config)
     manager = get_callback_manager_for_config(config).on_chain_start(
-        None, value, name=config.get("run_name") or name, run_id=run_id
+        None, value, name=config.get("run_name") or runnable.get_name(), run_id=run_id
     )
     run = Run(config, manager)
     try:
@@ -149,14 +151,16 @@ def traced(name: str, value: Any, config: RunnableConfig | None) -> Iterator[Run
 
 
 @asynccontextmanager
-async def atraced(name: str, value: Any, config: RunnableConfig | None) -> AsyncIterator[Run]:
+async def atraced(
+    runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None
+) -> AsyncIterator[Run]:
     """`traced`, for async handlers."""
     if not _somebody_listens(config):
         yield Run(config)
         return
     config, run_id = _own_config(config)
     manager = await get_async_callback_manager_for_config(config).on_chain_start(
-        None, value, name=config.get("run_name") or name, run_id=run_id
+        None, value, name=config.get("run_name") or runnable.get_name(), run_id=run_id
     )
     run = Run(config, manager)
     try:
@@ -199,14 +203,12 @@ def _somebody_listens(config: RunnableConfig | None) -> bool:
     if callbacks is not None and getattr(callbacks, "handlers", callbacks):
         return True
     tracing_is_on, hooks = _tracing()
-    return bool(
-        tracing_is_on()
-        or get_debug()
-        or any(
-            var.get() is not None or (handler_class and env_var and env_var_is_set(env_var))
-            for var, _, handler_class, env_var in hooks
-        )
-    )
+    if tracing_is_on() or get_debug():
+        return True
+    for var, _, handler_class, env_var in hooks:
+        if var.get() is not None or (handler_class and env_var and env_var_is_set(env_var)):
+            return True
+    return False
 
 
 @cache
