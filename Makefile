@@ -1,49 +1,54 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types notebooks wheel-test clean
+.NOTPARALLEL:
+.PHONY: help demo test lint format types notebooks build wheel-test clean
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
-BIN := $(VENV)/bin
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+TEST_FILE ?= tests
 
-help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+help: ## Show this help.
+	@echo "Usage: make <target>; each sets up .venv by itself."
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-# One stamp a dependency group: set up once, and again when pyproject.toml changes.
-$(VENV)/.pip:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1,<27"
-	@touch $@
+demo: .venv/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_KEY).
+	@$(BIN)/python -m demo $(if $(LIVE),--live)
 
-$(VENV)/.%-ready: pyproject.toml $(VENV)/.pip
-	$(BIN)/python -m pip install --quiet --editable . --group $*
-	@touch $@
+test: .venv/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
 
-demo: $(VENV)/.demo-ready  ## Run the main job on real clients (LIVE=1: on real models)
-	@LIVE=$(LIVE) $(BIN)/python -m demo
-
-test: $(VENV)/.test-ready  ## Run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
-
-lint: $(VENV)/.dev-ready  ## Check format and lint
-	$(BIN)/ruff format --check .
+lint: .venv/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --diff .
 
-format: $(VENV)/.dev-ready  ## Format, and mend what can be mended
-	$(BIN)/ruff format .
+format: .venv/.dev-ready ## Put the code's style right.
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-types: $(VENV)/.dev-ready  ## Check the types
-	$(BIN)/mypy
+types: .venv/.dev-ready ## Check the types.
+	$(BIN)/mypy -p langchain_model_gateway -p demo
 
-notebooks: $(VENV)/.notebook-ready  ## Execute every notebook
-	$(BIN)/jupyter nbconvert --to notebook --execute --log-level WARN \
-		--output-dir "$$(mktemp -d)" notebooks/*.ipynb
+notebooks: .venv/.notebook-ready ## Execute every notebook; the files stay as they are.
+	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
+	$(BIN)/python -m nbconvert --to notebook --execute --output-dir "$$out" notebooks/*.ipynb
 
-wheel-test: $(VENV)/.dev-ready  ## Build the wheel and test it, installed, away from the source
-	rm -rf dist
-	$(BIN)/python -m build --wheel --outdir dist .
+build: .venv/.dev-ready ## Build the wheel into dist/.
+	@rm -rf dist
+	$(BIN)/python -m build --wheel
+
+wheel-test: build ## Test the built wheel, installed in an environment of its own.
 	./scripts/test-wheel dist/*.whl
 
-clean:  ## Remove all that is built
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove the environment and everything built.
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp a dependency group: installed once, and again when pyproject.toml changes.
+.venv/.%-ready: pyproject.toml .venv/.pip-ready
+	@echo "Installing the '$*' dependencies into .venv ..."
+	@$(BIN)/python -m pip install --quiet --editable . --group $*
+	@touch $@
+
+.venv/.pip-ready:
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@

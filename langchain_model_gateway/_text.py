@@ -11,7 +11,7 @@ _SECRETS: Final = re.compile(
     | (?<=\bbearer\s)[^\s"',}]+                           # Authorization: Bearer ...
     | (?<=api[-_\s]key[=:]\s)[^\s"',}]{6,}
     | (?<=api[-_\s]key[=:])[^\s"',}]{6,}
-    | \b(?:sk|pk|rk|gsk|xai|pplx|hf|nvapi|key)[-_][\w*.\-]{6,}  # the providers' own prefixes
+    | \b(?:sk|pk|rk|gsk|xai|pplx|hf|nvapi)[-_][\w*.\-]{6,}  # the providers' own prefixes
     | \bAIza[\w\-]{10,}
     | \beyJ[\w\-]{8,}\.[\w\-]+\.[\w\-]*                   # a JSON web token
     """

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from langchain_core.language_models import BaseChatModel, BaseLanguageModel, BaseLLM
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.load import dumpd
 from langchain_core.runnables import (
     Runnable,
@@ -175,7 +175,7 @@ class ModelDeployment(BaseModel):
         match innermost(last):
             case BaseChatModel():
                 return "chat"
-            case BaseLLM():
+            case BaseLanguageModel():
                 return "llm"
             case _:
                 return None

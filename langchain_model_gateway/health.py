@@ -77,7 +77,9 @@ class Health:
     def admit(self, model_name: str, now: float) -> Ticket | None:
         """Begin an attempt if the deployment is awake, or as the one probe after its rest."""
         with self._lock:
-            known = self._deployments.setdefault(model_name, _Deployment())
+            known = self._deployments.get(model_name)
+            if known is None:
+                known = self._deployments[model_name] = _Deployment()
             ticket = Ticket(model_name, known.era)
             if known.rest is None:
                 return ticket
