@@ -1,30 +1,19 @@
 """`GatewayRunnable`: the Runnable surface, and the thin drivers that carry out the decisions."""
 
-import asyncio
 from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Generator,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import (
-    aclosing,
-    closing,
-)
 from datetime import datetime
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
-from langchain_core.language_models import LanguageModelInput
 from langchain_core.load.load import InitValidator
 from langchain_core.load.serializable import Serializable, SerializedConstructor
-from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langchain_core.runnables.graph import Graph
-from langchain_core.runnables.utils import gated_coro, get_unique_config_specs
+from langchain_core.runnables.utils import get_unique_config_specs
 from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, PrivateAttr, field_validator
 from typing_extensions import override
@@ -33,26 +22,21 @@ from langchain_model_gateway import diagnosis, display, serialization
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
+from langchain_model_gateway.drivers import PREFERENCE, RoutedCalls
 from langchain_model_gateway.health import Health, HealthState
 from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy, Seconds
-from langchain_model_gateway.routing import Call, Routing, RoutingPlan, Wait, logger
+from langchain_model_gateway.routing import Routing, RoutingPlan, logger
 from langchain_model_gateway.timing import (
-    Cancellation,
     Clock,
-    aclosing_if_closable,
-    closing_if_closable,
 )
-from langchain_model_gateway.tracing import Run, atraced, effective, merged, traced
 
 if TYPE_CHECKING:
     from langchain_model_gateway.chat_model import GatewayChatModel
 
 G = TypeVar("G", bound="GatewayRunnable")
 
-PREFERENCE: Final = "model_preference"
 
-
-class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
+class GatewayRunnable(RoutedCalls):
     """Several named chat models as one `Runnable`.
 
     A call goes to the caller's preferred deployment first, then to the others in list order. Those
@@ -93,7 +77,6 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     )
 
     models: tuple[ModelDeployment, ...]
-    model_preference: str | None = None
     strict_preference: bool = False
     exceptions_to_handle: tuple[type[BaseException], ...] = (Exception,)
 
@@ -347,208 +330,6 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
         specs = [spec for deployment in self.models for spec in deployment.model.config_specs]
         return get_unique_config_specs([own, *specs])
 
-    # --- the call ----------------------------------------------------------------------------
-
-    def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
-        """Begin a call; takes the preference out of `kwargs`, which are the models' own."""
-        preference = kwargs.pop(PREFERENCE, None)
-        if preference is None:
-            preference = _configured_preference(config)
-        if preference is None:
-            preference = self.model_preference
-        return Call(self._routing, preference)
-
-    @override
-    def invoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
-        call = self._call(config, kwargs)
-        with traced(self, input, config) as run, call:
-            for step in call.steps():
-                if isinstance(step, Wait):
-                    call.clock.sleep(step.seconds)
-                    continue
-                model, child = step.deployment.model, run.child(step.deployment.model_name)
-                ask = partial(model.invoke, _own(input), child, **_own_values(kwargs))
-                try:
-                    call.answered(call.clock.call(step.seconds, ask))
-                except BaseException as error:  # the call decides
-                    if not call.failed(error):
-                        raise
-                    run.fell_over(call.failures)
-            run.output = call.answer
-        return call.answer
-
-    @override
-    async def ainvoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
-        call = self._call(config, kwargs)
-        cancellation = Cancellation()
-        async with atraced(self, input, config) as run:
-            with call:
-                for step in call.steps():
-                    if isinstance(step, Wait):
-                        await call.clock.asleep(step.seconds)
-                        continue
-                    model, child = step.deployment.model, run.child(step.deployment.model_name)
-                    try:
-                        ask = model.ainvoke(_own(input), child, **_own_values(kwargs))
-                        call.answered(await call.clock.acall(step.seconds, ask))
-                    except BaseException as error:
-                        cancellation.check(error)
-                        if not call.failed(error):
-                            raise
-                        await run.afell_over(call.failures)
-                run.output = call.answer
-        return call.answer
-
-    @override
-    def stream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Iterator[Any]:
-        call = self._call(config, kwargs)
-        with (
-            traced(self, input, config) as run,
-            closing(self._chunks(call, run, input, kwargs)) as chunks,
-        ):
-            yield from run.tap(chunks)
-
-    def _chunks(
-        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
-    ) -> Generator[Any, None, None]:
-        with call:
-            for step in call.steps():
-                if isinstance(step, Wait):
-                    call.clock.sleep(step.seconds)
-                    continue
-                model, child = step.deployment.model, run.child(step.deployment.model_name)
-                try:
-                    chunks = iter(model.stream(_own(input), child, **_own_values(kwargs)))
-                    if call.is_timed:
-                        chunks = call.clock.stream(chunks, call.patience)
-                    with closing_if_closable(chunks):
-                        for chunk in chunks:
-                            yield from call.saw(chunk)
-                        call.finished()
-                except BaseException as error:
-                    if not call.failed(error):
-                        raise
-                    run.fell_over(call.failures)
-
-    @override
-    async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncGenerator[Any, None]:
-        call = self._call(config, kwargs)
-        async with (
-            atraced(self, input, config) as run,
-            aclosing(self._achunks(call, run, input, kwargs)) as chunks,
-            aclosing(run.atap(chunks)) as tapped,
-        ):
-            async for chunk in tapped:
-                yield chunk
-
-    async def _achunks(
-        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
-    ) -> AsyncGenerator[Any, None]:
-        cancellation = Cancellation()
-        with call:
-            for step in call.steps():
-                if isinstance(step, Wait):
-                    await call.clock.asleep(step.seconds)
-                    continue
-                model, child = step.deployment.model, run.child(step.deployment.model_name)
-                try:
-                    chunks = aiter(model.astream(_own(input), child, **_own_values(kwargs)))
-                    if call.is_timed:
-                        chunks = call.clock.astream(chunks, call.patience)
-                    async with aclosing_if_closable(chunks):
-                        async for chunk in chunks:
-                            for ready in call.saw(chunk):
-                                yield ready
-                        call.finished()
-                except BaseException as error:
-                    cancellation.check(error)
-                    if not call.failed(error):
-                        raise
-                    await run.afell_over(call.failures)
-
-    @override
-    async def atransform(
-        self,
-        input: AsyncIterator[LanguageModelInput],
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
-        # The base class leaves the inner stream open when its reader goes away.
-        parts = [part async for part in input]
-        if parts:
-            async with aclosing(self.astream(merged(parts), config, **kwargs)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-
-    @override
-    async def abatch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        answers: list[Any] = [None] * len(inputs)
-        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
-            async for position, answer in completed:
-                answers[position] = answer
-        return answers
-
-    @override
-    async def abatch_as_completed(
-        self,
-        inputs: Sequence[LanguageModelInput],
-        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> AsyncIterator[tuple[int, Any]]:
-        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
-            async for position_and_answer in completed:
-                yield position_and_answer
-
-    async def _abatch(
-        self,
-        inputs: Sequence[LanguageModelInput],
-        config: RunnableConfig | Sequence[RunnableConfig] | None,
-        return_exceptions: bool,  # noqa: FBT001
-        kwargs: dict[str, Any],
-    ) -> AsyncGenerator[tuple[int, Any], None]:
-        """Route each input by itself; unlike the base class, leave no task running."""
-        configs = get_config_list(config, len(inputs))
-
-        async def answer(position: int) -> tuple[int, Any]:
-            try:
-                return position, await self.ainvoke(inputs[position], configs[position], **kwargs)
-            except Exception as error:
-                if not return_exceptions:
-                    raise
-                return position, error
-
-        limit = configs[0].get("max_concurrency") if configs else None
-        semaphore = asyncio.Semaphore(limit) if limit else None
-        coroutines = (answer(position) for position in range(len(inputs)))
-        tasks = [
-            asyncio.ensure_future(gated_coro(semaphore, each) if semaphore else each)
-            for each in coroutines
-        ]
-        try:
-            for task in asyncio.as_completed(tasks):
-                yield await task
-        finally:
-            for unfinished in tasks:
-                unfinished.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     # --- serialization -----------------------------------------------------------------------
 
     @classmethod
@@ -625,28 +406,6 @@ class GatewayRunnable(RunnableSerializable[LanguageModelInput, Any]):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # By way of the constructor, for fresh state; the models' clients are shared.
         return type(self)(**dict(self))
-
-
-def _configured_preference(config: RunnableConfig | None) -> Any:
-    if config is not None and PREFERENCE in config:  # LangChain takes stray keys as configurable
-        return config[PREFERENCE]  # type: ignore[typeddict-item]
-    configurable = effective(config, "configurable")
-    return configurable.get(PREFERENCE) if configurable else None
-
-
-def _own(value: Any) -> Any:
-    """A copy of the lists and dicts in `value`, so that no model edits what the next one gets."""
-    if type(value) is list:
-        return [_own(item) for item in value]
-    if type(value) is dict:
-        return {key: _own(item) for key, item in value.items()}
-    return value
-
-
-def _own_values(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value.copy() if type(value) in (list, dict) else value for key, value in kwargs.items()
-    }
 
 
 def _refuse_duplicates(models: Sequence[ModelDeployment]) -> None:

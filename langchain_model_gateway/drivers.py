@@ -1,0 +1,259 @@
+"""The doing: thin drivers that carry out a `Call`'s steps, for every call form of a Runnable.
+
+There are four, for a plain call and a stream, sync and async; everything that decides is in
+`routing`, and all other call forms come down to these.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
+from functools import partial
+from typing import Any, Final
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.utils import gated_coro
+from typing_extensions import override
+
+from langchain_model_gateway.routing import Call, Routing, Wait
+from langchain_model_gateway.timing import (
+    Cancellation,
+    aclosing_if_closable,
+    closing_if_closable,
+)
+from langchain_model_gateway.tracing import Run, atraced, effective, merged, traced
+
+PREFERENCE: Final = "model_preference"
+
+
+class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
+    """The calls of a gateway; who is asked, and when, its routing decides."""
+
+    model_preference: str | None = None
+
+    @property
+    def _routing(self) -> Routing:
+        raise NotImplementedError
+
+    def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
+        """Begin a call; takes the preference out of `kwargs`, which are the models' own."""
+        preference = kwargs.pop(PREFERENCE, None)
+        if preference is None:
+            preference = _configured_preference(config)
+        if preference is None:
+            preference = self.model_preference
+        return Call(self._routing, preference)
+
+    @override
+    def invoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        call = self._call(config, kwargs)
+        with traced(self, input, config) as run, call:
+            for step in call.steps():
+                if isinstance(step, Wait):
+                    call.clock.sleep(step.seconds)
+                    continue
+                model, child = step.deployment.model, run.child(step.deployment.model_name)
+                ask = partial(model.invoke, _own(input), child, **_own_values(kwargs))
+                try:
+                    call.answered(call.clock.call(step.seconds, ask))
+                except BaseException as error:  # the call decides
+                    if not call.failed(error):
+                        raise
+                    run.fell_over(call.failures)
+            run.output = call.answer
+        return call.answer
+
+    @override
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        call = self._call(config, kwargs)
+        cancellation = Cancellation()
+        async with atraced(self, input, config) as run:
+            with call:
+                for step in call.steps():
+                    if isinstance(step, Wait):
+                        await call.clock.asleep(step.seconds)
+                        continue
+                    model, child = step.deployment.model, run.child(step.deployment.model_name)
+                    try:
+                        ask = model.ainvoke(_own(input), child, **_own_values(kwargs))
+                        call.answered(await call.clock.acall(step.seconds, ask))
+                    except BaseException as error:
+                        cancellation.check(error)
+                        if not call.failed(error):
+                            raise
+                        await run.afell_over(call.failures)
+                run.output = call.answer
+        return call.answer
+
+    @override
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        call = self._call(config, kwargs)
+        with (
+            traced(self, input, config) as run,
+            closing(self._chunks(call, run, input, kwargs)) as chunks,
+        ):
+            yield from run.tap(chunks)
+
+    def _chunks(
+        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
+    ) -> Generator[Any, None, None]:
+        with call:
+            for step in call.steps():
+                if isinstance(step, Wait):
+                    call.clock.sleep(step.seconds)
+                    continue
+                model, child = step.deployment.model, run.child(step.deployment.model_name)
+                try:
+                    chunks = iter(model.stream(_own(input), child, **_own_values(kwargs)))
+                    if call.is_timed:
+                        chunks = call.clock.stream(chunks, call.patience)
+                    with closing_if_closable(chunks):
+                        for chunk in chunks:
+                            yield from call.saw(chunk)
+                        call.finished()
+                except BaseException as error:
+                    if not call.failed(error):
+                        raise
+                    run.fell_over(call.failures)
+
+    @override
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        call = self._call(config, kwargs)
+        async with (
+            atraced(self, input, config) as run,
+            aclosing(self._achunks(call, run, input, kwargs)) as chunks,
+            aclosing(run.atap(chunks)) as tapped,
+        ):
+            async for chunk in tapped:
+                yield chunk
+
+    async def _achunks(
+        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        cancellation = Cancellation()
+        with call:
+            for step in call.steps():
+                if isinstance(step, Wait):
+                    await call.clock.asleep(step.seconds)
+                    continue
+                model, child = step.deployment.model, run.child(step.deployment.model_name)
+                try:
+                    chunks = aiter(model.astream(_own(input), child, **_own_values(kwargs)))
+                    if call.is_timed:
+                        chunks = call.clock.astream(chunks, call.patience)
+                    async with aclosing_if_closable(chunks):
+                        async for chunk in chunks:
+                            for ready in call.saw(chunk):
+                                yield ready
+                        call.finished()
+                except BaseException as error:
+                    cancellation.check(error)
+                    if not call.failed(error):
+                        raise
+                    await run.afell_over(call.failures)
+
+    @override
+    async def atransform(
+        self,
+        input: AsyncIterator[LanguageModelInput],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        # The base class leaves the inner stream open when its reader goes away.
+        parts = [part async for part in input]
+        if parts:
+            async with aclosing(self.astream(merged(parts), config, **kwargs)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    @override
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        answers: list[Any] = [None] * len(inputs)
+        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
+            async for position, answer in completed:
+                answers[position] = answer
+        return answers
+
+    @override
+    async def abatch_as_completed(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[tuple[int, Any]]:
+        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
+            async for position_and_answer in completed:
+                yield position_and_answer
+
+    async def _abatch(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None,
+        return_exceptions: bool,  # noqa: FBT001
+        kwargs: dict[str, Any],
+    ) -> AsyncGenerator[tuple[int, Any], None]:
+        """Route each input by itself; unlike the base class, leave no task running."""
+        configs = get_config_list(config, len(inputs))
+
+        async def answer(position: int) -> tuple[int, Any]:
+            try:
+                return position, await self.ainvoke(inputs[position], configs[position], **kwargs)
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                return position, error
+
+        limit = configs[0].get("max_concurrency") if configs else None
+        semaphore = asyncio.Semaphore(limit) if limit else None
+        coroutines = (answer(position) for position in range(len(inputs)))
+        tasks = [
+            asyncio.ensure_future(gated_coro(semaphore, each) if semaphore else each)
+            for each in coroutines
+        ]
+        try:
+            for task in asyncio.as_completed(tasks):
+                yield await task
+        finally:
+            for unfinished in tasks:
+                unfinished.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _configured_preference(config: RunnableConfig | None) -> Any:
+    if config is not None and PREFERENCE in config:  # LangChain takes stray keys as configurable
+        return config[PREFERENCE]  # type: ignore[typeddict-item]
+    configurable = effective(config, "configurable")
+    return configurable.get(PREFERENCE) if configurable else None
+
+
+def _own(value: Any) -> Any:
+    """A copy of the lists and dicts in `value`, so that no model edits what the next one gets."""
+    if type(value) is list:
+        return [_own(item) for item in value]
+    if type(value) is dict:
+        return {key: _own(item) for key, item in value.items()}
+    return value
+
+
+def _own_values(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.copy() if type(value) in (list, dict) else value for key, value in kwargs.items()
+    }
