@@ -26,6 +26,7 @@ format: .venv/.dev-ready ## Put the code's style right.
 
 types: .venv/.dev-ready ## Check the types.
 	$(BIN)/mypy -p langchain_model_gateway -p demo
+	$(BIN)/mypy --strict tests/typing/api.py
 
 notebooks: .venv/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \

@@ -213,7 +213,7 @@ def _somebody_listens(config: RunnableConfig | None) -> bool:
 
 @cache
 def _tracing() -> tuple[Any, Any]:
-    # LangChain keeps langsmith out of its own imports; so does this package.
+    # Imported with the first call, as LangChain does: it is a large part of what tracing costs.
     from langchain_core.tracers.context import (  # noqa: PLC0415
         _configure_hooks,
         _tracing_v2_is_enabled,

@@ -63,7 +63,9 @@ class ScriptedChatModel(BaseChatModel):
                     raise part
                 chunk = part if isinstance(part, AIMessageChunk) else AIMessageChunk(_text(part))
                 if run_manager and isinstance(chunk.content, str):
-                    run_manager.on_llm_new_token(chunk.content, chunk=ChatGenerationChunk(message=chunk))
+                    run_manager.on_llm_new_token(
+                        chunk.content, chunk=ChatGenerationChunk(message=chunk)
+                    )
                 yield ChatGenerationChunk(message=chunk)
         finally:
             self.closed += 1

@@ -16,7 +16,7 @@ from langchain.agents.middleware import (
     wrap_model_call,
 )
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
-from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import BaseTracer
@@ -486,19 +486,48 @@ def test_one_tree_of_runs_shows_who_was_asked(
     ]
 
 
-async def test_a_custom_event_tells_of_each_failed_attempt(model: Any, weak: LLMock):
-    """For those who listen to events; it carries names, no prompt and no key."""
+class Listener(BaseCallbackHandler):
+    """Keeps the custom events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+
+    def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
+        self.events.append((name, data))
+
+
+FALLBACK = {
+    "model_name": "weak",
+    "provider": "openai",
+    "error": "OpenAIRateLimitError",
+    "attempt": 1,
+}
+
+
+@every_way
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "tokens"])
+def test_a_custom_event_tells_of_each_failed_attempt(
+    model: Any, weak: LLMock, way: str, streams: bool
+):
+    """It carries names, no prompt and no key."""
+    weak.fail(429)
+    listener = Listener()
+
+    def chat(state: MessagesState) -> dict[str, Any]:
+        return {"messages": list(model.stream(state["messages"]))[:1]}
+
+    graph = StateGraph(MessagesState).add_node(chat).add_edge(START, "chat").compile()
+    run(graph if streams else chat_graph(model), way, config={"callbacks": [listener]})
+    assert listener.events == [("gateway_fallback", FALLBACK)]
+
+
+async def test_the_custom_event_is_among_an_agents_events(model: Any, weak: LLMock):
+    """For those who listen to `astream_events`."""
     weak.fail(429)
     agent = create_agent(model, [get_weather])
     events = [event async for event in agent.astream_events(QUESTION, version="v2")]
     (fallback,) = [event for event in events if event["name"] == "gateway_fallback"]
-    assert fallback["event"] == "on_custom_event"
-    assert fallback["data"] == {
-        "model_name": "weak",
-        "provider": "openai",
-        "error": "OpenAIRateLimitError",
-        "attempt": 1,
-    }
+    assert (fallback["event"], fallback["data"]) == ("on_custom_event", FALLBACK)
 
 
 async def test_events_give_each_token_once(model: Any, weak: LLMock):

@@ -282,6 +282,16 @@ def test_include_raw_falls_over_on_a_parsing_error(reply: AIMessage, is_async: b
     }
 
 
+def test_the_log_tells_unparsable_output_from_none(caplog: pytest.LogCaptureFixture):
+    """Which of the two it was decides what to change: the schema or the prompt."""
+    caplog.set_level("DEBUG", "langchain_model_gateway")
+    models = OpenAIStyle(replies=[WRONG]), OpenAIStyle(replies=[AIMessage("It is mild.")])
+    gateway_over(*models).with_structured_output(Weather, include_raw=True).invoke("hi")
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "DEBUG"]
+    assert "the output does not parse (ValidationError)" in caplog.messages[0]
+    assert "the model called no tool" in caplog.messages[1]
+
+
 @both_ways
 def test_include_raw_gives_the_last_result_when_all_fail(is_async: bool):
     """That is what `include_raw` is for: the caller wants to see it."""
@@ -410,6 +420,32 @@ def test_failures_name_the_provider_and_not_the_parser(
     structured = real.with_structured_output(Weather, method=method, include_raw=include_raw)
     with pytest.raises(AllModelsFailedError, match=r"weak \(openai\).*strong \(openai\)"):
         structured.invoke("Weather in Oslo, as JSON")
+
+
+@both_ways
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("said", ["hunter2", '{"city": "hunter2", "degrees": "hunter2"}'])
+def test_no_answer_is_quoted_in_an_error_or_a_log(
+    real: GatewayRunnable,
+    weak_api: LLMock,
+    strong_api: LLMock,
+    method: str,
+    said: str,
+    is_async: bool,
+    caplog: pytest.LogCaptureFixture,
+):
+    """Parsers quote what they could not parse; it may be private."""
+    caplog.set_level("DEBUG", "langchain_model_gateway")
+    for api in (weak_api, strong_api):
+        api.reply(said)
+    structured = real.with_structured_output(Weather, method=method)
+    with pytest.raises(AllModelsFailedError) as caught:
+        ask(structured, is_async, "Weather in Oslo, as JSON")
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(caught.value.failures)
+    own = [each.getMessage() for each in caplog.records if each.name.startswith("langchain_model")]
+    assert own
+    assert "hunter2" not in "".join(own)
 
 
 @both_ways
