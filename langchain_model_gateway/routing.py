@@ -16,6 +16,7 @@ from langchain_core.exceptions import ModelTimeoutError
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.answers import (
+    EmptyStreamError,
     RejectedAnswerError,
     StreamedAnswer,
     check_answer,
@@ -117,6 +118,14 @@ class Routing:
             )
         logger.warning("ignored model_preference %r: the deployments are: %s", shown, known)
         return None
+
+    def handles(self, error: Exception) -> bool:
+        """Whether an attempt that raised this has failed, so that the next may be tried."""
+        # A gateway's own verdicts are failures whatever else is: they are what was asked for.
+        is_verdict = isinstance(error, (RejectedAnswerError, EmptyStreamError))
+        if is_verdict or type(error) is ModelTimeoutError:
+            return True
+        return isinstance(error, self.exceptions_to_handle) and not is_control_flow(error)
 
     def route(
         self,
@@ -360,11 +369,7 @@ class Call:
         Raises:
             AllModelsFailedError: If an answer has begun and time is up.
         """
-        if (
-            not isinstance(error, Exception)
-            or not isinstance(error, self._routing.exceptions_to_handle)
-            or is_control_flow(error)
-        ):
+        if not isinstance(error, Exception) or not self._routing.handles(error):
             self._release()
             return False
         failure = FailedAttempt(self._current.model_name, self._current.provider, error)

@@ -9,19 +9,23 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import Field
 
+from langchain_model_gateway import GatewayRunnable
+
 type_of_reply = str | AIMessage | BaseException | list[Any]
 
 
 class ScriptedChatModel(BaseChatModel):
     """Gives its replies in turn, the last one for ever, and notes what it was given.
 
+    Of its streams it notes how many chunks were sent, and how many streams were closed.
     A reply is a text, a message, an exception to raise, or for a stream a list of chunks (texts,
-    `AIMessageChunk`s and exceptions).
+    `AIMessageChunk`s and exceptions, or functions called for one when its turn has come).
     """
 
     replies: list[Any] = Field(default_factory=lambda: ["hello"])
     calls: list[list[BaseMessage]] = Field(default_factory=list)
     received: list[dict[str, Any]] = Field(default_factory=list)
+    sent: int = 0
     closed: int = 0
 
     @property
@@ -59,6 +63,7 @@ class ScriptedChatModel(BaseChatModel):
         reply = self._next_reply(messages, kwargs | ({"stop": stop} if stop else {}))
         try:
             for part in reply if isinstance(reply, list) else [reply]:
+                part = part() if callable(part) else part  # noqa: PLW2901
                 if isinstance(part, BaseException):
                     raise part
                 chunk = part if isinstance(part, AIMessageChunk) else AIMessageChunk(_text(part))
@@ -66,6 +71,7 @@ class ScriptedChatModel(BaseChatModel):
                     run_manager.on_llm_new_token(
                         chunk.content, chunk=ChatGenerationChunk(message=chunk)
                     )
+                self.sent += 1
                 yield ChatGenerationChunk(message=chunk)
         finally:
             self.closed += 1
@@ -80,6 +86,32 @@ class ScriptedChatModel(BaseChatModel):
         sync = run_manager.get_sync() if run_manager else None
         for chunk in self._stream(messages, stop, sync, **kwargs):
             yield chunk
+
+
+def says(*replies: Any) -> ScriptedChatModel:
+    return ScriptedChatModel(replies=list(replies))
+
+
+NEVER = [("00:00", "12:00"), ("12:00", "00:00")]
+"""Windows in which a deployment is restricted at all times."""
+
+
+def gateway_over(
+    *models: Any, windows: dict[str, Any] | None = None, **fields: Any
+) -> GatewayRunnable:
+    """A gateway whose deployments are called weak, strong and backup."""
+    return GatewayRunnable(
+        models=[
+            {"model_name": name, "model": model, "time_constraints": (windows or {}).get(name)}
+            for name, model in zip(("weak", "strong", "backup"), models, strict=False)
+        ],
+        **fields,
+    )
+
+
+def who(answer: Any) -> str:
+    """The name of the deployment that gave an answer."""
+    return str(answer.response_metadata["gateway"]["model_name"])
 
 
 def _text(part: Any) -> str:

@@ -441,3 +441,15 @@ def test_chains_and_gateways_are_deployments_too() -> None:
     assert (mark["model_name"], mark["gateway"]["model_name"]) == ("weak", "strong")
     assert gateway(says("text") | StrOutputParser(), says("b")).invoke("x") == "text"
     assert isinstance(gateway(says("a"), says("b"))["weak"], ModelDeployment)
+
+
+def test_the_gateways_own_verdicts_fall_over_whatever_is_handled() -> None:
+    """Narrowing the exceptions does not turn a rejected answer or an empty stream into a crash."""
+    g = gateway(says(AIMessage("")), says("b"), exceptions_to_handle=(KeyError,), reject=("empty",))
+    assert who(g.invoke("x")) == "strong"
+    empty = gateway(says(["", ""]), says("b"), exceptions_to_handle=(KeyError,))
+    assert who(next(empty.stream("x"))) == "strong"
+    with pytest.raises(ValueError, match="not handled"):
+        gateway(
+            says(ValueError("not handled")), says("b"), exceptions_to_handle=(KeyError,)
+        ).invoke("x")
