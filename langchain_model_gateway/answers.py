@@ -34,6 +34,9 @@ _FINISHED_BY: Final[Mapping[str, Rejection]] = {
 }
 
 
+_EMPTY: Final = "empty: neither text nor a tool call"
+
+
 class RejectedAnswerError(ModelError):
     """A model answered, but not with what counts as an answer."""
 
@@ -85,15 +88,17 @@ class StreamedAnswer:
             EmptyStreamError: If no chunk carried anything.
             RejectedAnswerError: If it is one of the kinds that are refused.
         """
+        _check_finish(self._finish, self._reject)
+        is_message = bool(self.head) and isinstance(self.head[0], BaseMessage)
+        is_refused_as_empty = is_message and self._empty and "empty" in self._reject
+        if is_refused_as_empty and self._finish:
+            raise RejectedAnswerError(_EMPTY)
         if not self.begun:
             raise EmptyStreamError(f"the stream ended after {len(self.head)} empty chunks")
-        if not self._reject or not isinstance(self.head[0], BaseMessage):
-            return
-        if "truncated" in self._reject and not self._finish:
+        if is_message and not self._finish and "truncated" in self._reject:
             raise RejectedAnswerError("truncated: the stream ended with no finish reason")
-        if "empty" in self._reject and self._empty:
-            raise RejectedAnswerError("empty: neither text nor a tool call")
-        _check_finish(self._finish, self._reject)
+        if is_refused_as_empty:
+            raise RejectedAnswerError(_EMPTY)
 
 
 def check_answer(answer: Any, reject: frozenset[Rejection]) -> None:
@@ -116,7 +121,7 @@ def check_answer(answer: Any, reject: frozenset[Rejection]) -> None:
             raise RejectedAnswerError("no output: the model called no tool")
     if reject and isinstance(answer, BaseMessage):
         if "empty" in reject and is_empty(answer):
-            raise RejectedAnswerError("empty: neither text nor a tool call")
+            raise RejectedAnswerError(_EMPTY)
         _check_refusal(answer, reject)
         _check_finish(_finish_reason(answer), reject)
 
@@ -128,19 +133,13 @@ def is_structured(answer: Any) -> bool:
 
 def is_empty(message: BaseMessage) -> bool:
     """Whether a message has neither text nor a tool call."""
-    if message.text:
-        return False
-    if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
-        return False
-    return not (
-        isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls)
-    )
+    return not message.text and not _calls_tools(message)
 
 
 def carries_something(chunk: Any) -> bool:
     """Whether a chunk holds any part of an answer: text, a tool call, reasoning, any block."""
     if isinstance(chunk, BaseMessage):
-        if isinstance(chunk, AIMessageChunk) and chunk.tool_call_chunks:
+        if _calls_tools(chunk):
             return True
         content = chunk.content
         if isinstance(content, str):
@@ -172,6 +171,12 @@ def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> An
     if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
         return {**answer, "raw": stamp(answer["raw"], model_name, failures)}
     return answer
+
+
+def _calls_tools(message: BaseMessage) -> bool:
+    if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
+        return True
+    return isinstance(message, AIMessage) and bool(message.tool_calls or message.invalid_tool_calls)
 
 
 def _block_carries(block: Any) -> bool:

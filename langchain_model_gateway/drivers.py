@@ -6,14 +6,13 @@ There are four, for a plain call and a stream, sync and async; everything that d
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, nullcontext
 from functools import partial
 from typing import Any, Final
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list
-from langchain_core.runnables.utils import gated_coro
 from typing_extensions import override
 
 from langchain_model_gateway.routing import Call, Routing, Wait
@@ -56,7 +55,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                     call.clock.sleep(step.seconds)
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
-                ask = partial(model.invoke, _own(input), child, **_own_values(kwargs))
+                ask = partial(model.invoke, _own(input), child, **_own(kwargs))
                 try:
                     call.answered(call.clock.call(step.seconds, ask))
                 except BaseException as error:  # the call decides
@@ -80,7 +79,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                         continue
                     model, child = step.deployment.model, run.child(step.deployment.model_name)
                     try:
-                        ask = model.ainvoke(_own(input), child, **_own_values(kwargs))
+                        ask = model.ainvoke(_own(input), child, **_own(kwargs))
                         call.answered(await call.clock.acall(step.seconds, ask))
                     except BaseException as error:
                         cancellation.check(error)
@@ -111,7 +110,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
                 try:
-                    chunks = iter(model.stream(_own(input), child, **_own_values(kwargs)))
+                    chunks = iter(model.stream(_own(input), child, **_own(kwargs)))
                     if call.is_timed:
                         chunks = call.clock.stream(chunks, call.patience)
                     with closing_if_closable(chunks):
@@ -147,7 +146,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
                 try:
-                    chunks = aiter(model.astream(_own(input), child, **_own_values(kwargs)))
+                    chunks = aiter(model.astream(_own(input), child, **_own(kwargs)))
                     if call.is_timed:
                         chunks = call.clock.astream(chunks, call.patience)
                     async with aclosing_if_closable(chunks):
@@ -213,21 +212,20 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         """Route each input by itself; unlike the base class, leave no task running."""
         configs = get_config_list(config, len(inputs))
 
+        limit = configs[0].get("max_concurrency") if configs else None
+        turn = asyncio.Semaphore(limit) if limit else nullcontext()
+
         async def answer(position: int) -> tuple[int, Any]:
             try:
-                return position, await self.ainvoke(inputs[position], configs[position], **kwargs)
+                async with turn:
+                    output = await self.ainvoke(inputs[position], configs[position], **kwargs)
             except Exception as error:
                 if not return_exceptions:
                     raise
-                return position, error
+                output = error
+            return position, output
 
-        limit = configs[0].get("max_concurrency") if configs else None
-        semaphore = asyncio.Semaphore(limit) if limit else None
-        coroutines = (answer(position) for position in range(len(inputs)))
-        tasks = [
-            asyncio.ensure_future(gated_coro(semaphore, each) if semaphore else each)
-            for each in coroutines
-        ]
+        tasks = [asyncio.ensure_future(answer(position)) for position in range(len(inputs))]
         try:
             for task in asyncio.as_completed(tasks):
                 yield await task
@@ -251,9 +249,3 @@ def _own(value: Any) -> Any:
     if type(value) is dict:
         return {key: _own(item) for key, item in value.items()}
     return value
-
-
-def _own_values(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value.copy() if type(value) in (list, dict) else value for key, value in kwargs.items()
-    }

@@ -79,7 +79,8 @@ class CooldownPolicy(_Policy):
 
     def first_rest(self, retry_after: float | None) -> float:
         """How long to rest after the failure that reached the threshold, in seconds."""
-        return min(self.duration if retry_after is None else retry_after, self.max_duration)
+        # "Retry-After: 0" from a server that has just failed so often is no time to rest.
+        return min(retry_after or self.duration, self.max_duration)
 
     def longer_rest(self, rest: float, retry_after: float | None) -> float:
         """How long to rest after a failed probe, in seconds."""

@@ -282,7 +282,7 @@ class Call:
                 raise self._give_up(f" (the timeout of {self._routing.timeout:.3g} s has passed)")
             retries += 1
             delay = self._delay_before_retry(retries)
-            if delay is None:
+            if delay is None or (not is_last_resort and self._rests_after(delay, name)):
                 return
             yield Wait(delay)
             # Meanwhile a window may have begun, or failures have sent it to rest.
@@ -303,6 +303,11 @@ class Call:
         delay = max(self.clock.uniform(0, policy.longest_delay(attempts)), least)
         left = self._time_left()
         return delay if left is None or delay < left else None
+
+    def _rests_after(self, delay: float, name: str) -> bool:
+        if self._routing.cooldown is None:
+            return False
+        return self._routing.health.wakes_at(name, self.clock.monotonic() + delay) is not None
 
     def _admit(self, name: str) -> float | None:
         """Begin to count an attempt; when the deployment rests, tell until when instead."""
@@ -343,11 +348,9 @@ class Call:
         ready = self._stream.saw(chunk)
         if not ready:
             return ready
-        if self.is_timed:
-            stall = self._current.stall_timeout
-            self._attempt_ends = None if stall is None else self.clock.monotonic() + stall
         if not self._is_settled:
             self._is_settled = True
+            self._attempt_ends = None
             return [self._stamped(ready[0]), *ready[1:]]
         return ready
 
@@ -391,8 +394,13 @@ class Call:
 
     def patience(self) -> float | None:
         """How many seconds the next chunk may take; `None`: any time."""
-        ends = [end for end in (self._attempt_ends, self._deadline) if end is not None]
-        return max(0.0, min(ends) - self.clock.monotonic()) if ends else None
+        present = self.clock.monotonic()
+        ends = (self._attempt_ends, self._deadline)
+        limits = [max(0.0, end - present) for end in ends if end is not None]
+        # Between two chunks, and only while the reader waits for one: a slow reader is no stall.
+        if self._stream.head and (stall := self._current.stall_timeout) is not None:
+            limits.append(stall)
+        return min(limits, default=None)
 
     def _time_for_attempt(self, deployment: ModelDeployment) -> float | None:
         self._attempt_ends = None

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache, reduce
 from operator import add
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
@@ -65,10 +65,12 @@ class Run:
         if self._config is None:
             return None
         # A model must not edit the next one's config, and a run's id and name belong to one run.
-        config = self._config.copy()
-        config.pop("run_id", None)
-        config.pop("run_name", None)
-        return config
+        own = {
+            key: value.copy() if isinstance(value, (list, dict)) else value
+            for key, value in self._config.items()
+            if key not in {"run_id", "run_name"}
+        }
+        return cast("RunnableConfig", own)
 
     def fell_over(self, failures: Sequence[FailedAttempt]) -> None:
         """Tell those who listen to events that an attempt failed."""

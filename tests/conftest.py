@@ -169,8 +169,3 @@ def openai_at(base_url: str, **fields: Any) -> ChatOpenAI:
     return ChatOpenAI(
         model="gpt-4o-mini", base_url=base_url, default_headers={"Connection": "close"}, **settings
     )
-
-
-def answer_of(form: str, runnable: Any, value: Any, config: Any = None, **kwargs: Any) -> Any:
-    """The whole answer of a call in this form."""
-    return CallForm(form)(runnable, value, config, **kwargs)

@@ -335,3 +335,15 @@ def test_a_gateway_streams_inside_a_chain(ask_stream: Stream) -> None:
     """Steps before and after it leave its answer a stream."""
     chain = RunnableLambda(str.upper) | gateway(says(ConnectionError()), says("a", "b"))
     assert texts(ask_stream(chain, "x")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("calls", ["tool_calls", "invalid_tool_calls"])
+def test_a_whole_message_with_a_tool_call_is_an_answer(ask_stream: Stream, calls: str) -> None:
+    """A model that cannot stream gives its tool call in one piece, with no text beside it."""
+    call = {"name": "search", "args": {} if calls == "tool_calls" else "{", "id": "1"}
+    message = AIMessage("", **{calls: [call | ({} if calls == "tool_calls" else {"error": "x"})]})
+    strong = says("b")
+    whole = ScriptedChatModel(replies=[message], disable_streaming=True)
+    chunks = ask_stream(gateway(whole, strong), "x")
+    assert strong.calls == []
+    assert [len(getattr(chunk, calls)) for chunk in chunks] == [1]

@@ -1,0 +1,629 @@
+"""Outages rehearsed on a virtual clock: fault schedules, models that follow them, and an oracle.
+
+The oracle says, from the contract alone, what a call must come to. It shares no code with the
+package: a checker that asks the code under test what is right finds nothing.
+
+All times are multiples of 1/64 s, so that sums are exact and a boundary is a boundary.
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
+from typing import Any
+
+from langchain_core.exceptions import ContextOverflowError, ModelError, ModelTimeoutError
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import Runnable
+
+from langchain_model_gateway import (
+    AllModelsFailedError,
+    CooldownPolicy,
+    GatewayRunnable,
+    NoModelAvailableError,
+    RetryPolicy,
+)
+from langchain_model_gateway.timing import Clock
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def jitter(time: float) -> float:
+    """Chance that looks random and can be foretold: a fraction for each moment."""
+    return (int(time * 64) * 7 + 3) % 17 / 16
+
+
+class VirtualClock(Clock):
+    """Time that passes only when someone waits; a model waits by `spend`.
+
+    What takes too long is cut off at its limit, as if it had been abandoned there.
+    """
+
+    def __init__(self, start: datetime = NOON) -> None:
+        self.start = start
+        self.time = 0.0
+        self.waits: list[float] = []
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.time)
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * jitter(self.time)
+
+    def spend(self, seconds: float) -> None:
+        self.time += seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.spend(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+    def call(self, seconds: float | None, function: Callable[[], Any]) -> Any:
+        begun = self.time
+        try:
+            answer = function()
+        except Exception:
+            self._cut(begun, seconds)
+            raise
+        self._cut(begun, seconds)
+        return answer
+
+    async def acall(self, seconds: float | None, awaitable: Awaitable[Any]) -> Any:
+        begun = self.time
+        try:
+            answer = await awaitable
+        except Exception:
+            self._cut(begun, seconds)
+            raise
+        self._cut(begun, seconds)
+        return answer
+
+    def stream(
+        self, chunks: Iterator[Any], patience: Callable[[], float | None]
+    ) -> Generator[Any, None, None]:
+        end = object()
+        with closing(chunks):  # type: ignore[type-var]
+            while (chunk := self.call(patience(), lambda: next(chunks, end))) is not end:
+                yield chunk
+
+    def _cut(self, begun: float, seconds: float | None) -> None:
+        if seconds is not None and self.time - begun > seconds:
+            self.time = begun + seconds
+            raise ModelTimeoutError("too late")
+
+
+# --- schedules --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attempt comes to: after `latency`, an answer or an error.
+
+    A stream says a first word after `latency` and goes on after `gap`; an error comes in place of
+    the first word, or with `midway` after it.
+    """
+
+    kind: str = "ok"
+    latency: float = 0.0
+    retry_after: str | None = None
+    gap: float = 0.0
+    midway: bool = False
+
+
+@dataclass(frozen=True)
+class Deployment:
+    name: str
+    outcomes: tuple[Outcome, ...]
+    windows: tuple[tuple[str, str], ...] = ()
+    timeout: float | None = None
+    stall_timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A gateway's rules, what its deployments come to, and when it is called."""
+
+    deployments: tuple[Deployment, ...]
+    calls: tuple[tuple[float, str | None], ...]
+    """The pauses before each call, and whom it prefers."""
+    retry: dict[str, Any] | None = None
+    cooldown: dict[str, Any] | None = None
+    timeout: float | None = None
+    reject: tuple[str, ...] = ()
+    lookup_errors_are_handled: bool = True
+
+
+class ServerError(Exception):
+    def __init__(self, status: int, retry_after: str | None) -> None:
+        super().__init__(f"status {status}")
+        self.status_code = status
+        headers = {} if retry_after is None else {"Retry-After": retry_after}
+        self.response = SimpleNamespace(headers=headers, status_code=status)
+
+
+# An outcome's kind: how to make its error.
+ERRORS: dict[str, Callable[[str | None], Exception]] = {
+    "busy": lambda after: ServerError(429, after),
+    "down": lambda after: ServerError(503, after),
+    "unreachable": lambda _: ConnectionError("refused"),
+    "denied": lambda after: ServerError(401, after),
+    "malformed": lambda _: ServerError(400, None),
+    "too_large": lambda _: ServerError(413, None),
+    "overflow": lambda _: ContextOverflowError("too long"),
+    "lookup": lambda _: LookupError("not a model's error"),
+}
+WORTH_A_RETRY = {"busy", "down", "unreachable", "too_late", "nothing"}
+THE_REQUESTS_OWN_FAULT = {"malformed", "too_large", "overflow"}
+# Answers that `reject` may refuse: the finish reason they end with.
+REFUSABLE = {"content_filter": "content_filter", "length": "length", "truncated": ""}
+
+
+def random_schedule(seed: int) -> Schedule:
+    """A schedule from a seed, with numbers that like to meet on boundaries."""
+    chance = random.Random(seed)
+    names = ["a", "b", "c", "d"][: chance.choice([1, 2, 2, 3, 3, 4])]
+    failing = chance.choice([0.2, 0.5, 0.9])
+
+    def maybe(*values: Any) -> Any:
+        return chance.choice([None, *values])
+
+    def outcome() -> Outcome:
+        kind = "ok"
+        if chance.random() < failing:
+            kind = chance.choice([*ERRORS, "down", "busy", *REFUSABLE, "nothing"])
+        after = None
+        if kind in {"busy", "down", "denied"}:
+            date = format_datetime(NOON + timedelta(seconds=chance.choice([2, 40, 400])))
+            numbers = ["0.5", "2", "4", "10", "31", "400", "-1", "nan", "9" * 5000]
+            after = maybe(None, date, *numbers)
+        return Outcome(
+            kind,
+            latency=chance.choice([0, 0, 1 / 4, 1, 2, 4, 16]),
+            retry_after=after,
+            gap=chance.choice([0, 0, 1 / 2, 2, 8]),
+            midway=chance.random() < 0.3,
+        )
+
+    pauses = [0, 0, 0.5, 1, 2, 4, 15, 30, 60, 120, 1800, 25000]
+    calls: list[tuple[float, str | None]] = []
+    minutes = [
+        chance.choice([-700, -60, -1, 0, 1])
+    ]  # at which windows begin, some of them during a call
+    time = 0.0
+    for _ in range(chance.choice([1, 3, 6, 10])):
+        pause = chance.choice(pauses)
+        if chance.random() < 0.3:
+            pause += (60 - chance.choice([0.25, 1, 2, 4]) - time - pause) % 60
+        time += pause
+        calls.append((pause, maybe(None, None, *names)))
+        minutes.append(int(time // 60) + 1)
+
+    def window() -> tuple[str, str]:
+        start, length = chance.choice(minutes[-3:]), chance.choice([1, 2, 60, 720])
+        first, last = NOON + timedelta(minutes=start), NOON + timedelta(minutes=start + length)
+        return f"{first:%H:%M}", f"{last:%H:%M}"
+
+    deployments = tuple(
+        Deployment(
+            name,
+            outcomes=tuple(outcome() for _ in range(chance.choice([1, 3, 7]))),
+            windows=tuple(window() for _ in range(chance.choice([0, 0, 1, 2]))),
+            timeout=maybe(None, 1.0, 2.0, 5.0),
+            stall_timeout=maybe(None, 1.0, 2.0),
+        )
+        for name in names
+    )
+    retry = {
+        "max_attempts": chance.choice([1, 2, 3, 5]),
+        "initial_delay": chance.choice([0.5, 4.0]),
+        "max_delay": chance.choice([1.0, 8.0]),
+        "max_retry_after": chance.choice([0.0, 4.0, 30.0]),
+    }
+    duration = chance.choice([2.0, 30.0])
+    cooldown = {
+        "failure_threshold": chance.choice([1, 2, 3, 4]),
+        "window": chance.choice([1.0, 16.0, 60.0]),
+        "duration": duration,
+        "max_duration": duration * chance.choice([1, 3, 10]),
+    }
+    return Schedule(
+        deployments,
+        tuple(calls),
+        retry=maybe(retry, retry),
+        cooldown=maybe(cooldown, cooldown),
+        timeout=maybe(None, 1.0, 4.0, 20.0),
+        reject=tuple(kind for kind in REFUSABLE if chance.random() < 0.4),
+        lookup_errors_are_handled=chance.random() < 0.5,
+    )
+
+
+# --- the gateway under rehearsal --------------------------------------------------------------
+
+
+@dataclass
+class FollowsSchedule(Runnable[Any, Any]):
+    """A model that comes to its deployment's outcomes in turn, over and over."""
+
+    deployment: Deployment
+    clock: VirtualClock
+    attempts: list[tuple[str, float]]
+    """Every attempt at any of the models: who, and when."""
+    asked: int = 0
+
+    def _next(self) -> tuple[Outcome, str]:
+        outcome = self.deployment.outcomes[self.asked % len(self.deployment.outcomes)]
+        self.asked += 1
+        self.attempts.append((self.deployment.name, self.clock.time))
+        return outcome, f"{self.deployment.name}{self.asked}"
+
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
+        outcome, words = self._next()
+        self.clock.spend(outcome.latency)
+        if outcome.kind in ERRORS:
+            raise ERRORS[outcome.kind](outcome.retry_after)
+        return AIMessage(words, response_metadata=_finish(outcome))
+
+    async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
+        return self.invoke(input)
+
+    def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        outcome, words = self._next()
+        error = ERRORS.get(outcome.kind)
+        self.clock.spend(outcome.latency)
+        yield AIMessageChunk("")
+        if outcome.kind == "nothing":
+            return
+        if error and not outcome.midway:
+            raise error(outcome.retry_after)
+        yield AIMessageChunk(words)
+        self.clock.spend(outcome.gap)
+        if error:
+            raise error(outcome.retry_after)
+        yield AIMessageChunk("!", response_metadata=_finish(outcome))
+
+    async def astream(
+        self, input: Any, config: Any = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        for chunk in self.stream(input):
+            yield chunk
+
+
+def _finish(outcome: Outcome) -> dict[str, str]:
+    reason = REFUSABLE.get(outcome.kind, "stop")
+    return {"finish_reason": reason} if reason else {}
+
+
+class Rehearsal:
+    """A gateway on a virtual clock, over models that follow a schedule."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.clock = VirtualClock()
+        self.attempts: list[tuple[str, float]] = []
+        self.gateway = GatewayRunnable(
+            models=[
+                {
+                    "model_name": each.name,
+                    "model": FollowsSchedule(each, self.clock, self.attempts),
+                    "time_constraints": list(each.windows),
+                    "timeout": each.timeout,
+                    "stall_timeout": each.stall_timeout,
+                }
+                for each in schedule.deployments
+            ],
+            retry=schedule.retry and RetryPolicy(**schedule.retry),
+            cooldown=schedule.cooldown and CooldownPolicy(**schedule.cooldown),
+            timeout=schedule.timeout,
+            reject=schedule.reject,
+            exceptions_to_handle=(Exception,)
+            if schedule.lookup_errors_are_handled
+            else (ServerError, OSError, ContextOverflowError, ModelError),
+        )
+        self.gateway._clock = self.clock
+
+    def invoke(self, pause: float, preference: str | None) -> "Course":
+        self._pause(pause)
+        try:
+            answer = self.gateway.invoke("?", model_preference=preference)
+        except Exception as error:
+            return self._course(_told(error))
+        return self._course(_answered([answer]))
+
+    async def ainvoke(self, pause: float, preference: str | None) -> "Course":
+        self._pause(pause)
+        try:
+            answer = await self.gateway.ainvoke("?", model_preference=preference)
+        except Exception as error:
+            return self._course(_told(error))
+        return self._course(_answered([answer]))
+
+    def stream(self, pause: float, preference: str | None) -> "Course":
+        self._pause(pause)
+        chunks: list[Any] = []
+        try:
+            chunks.extend(self.gateway.stream("?", model_preference=preference))
+        except Exception as error:
+            return self._course(_told(error))
+        return self._course(_answered(chunks))
+
+    async def astream(self, pause: float, preference: str | None) -> "Course":
+        self._pause(pause)
+        chunks: list[Any] = []
+        try:
+            async for chunk in self.gateway.astream("?", model_preference=preference):
+                chunks.append(chunk)
+        except Exception as error:
+            return self._course(_told(error))
+        return self._course(_answered(chunks))
+
+    def _pause(self, seconds: float) -> None:
+        self.clock.spend(seconds)
+        self.attempts.clear()
+        self.clock.waits = []
+
+    def _course(self, end: tuple[Any, ...]) -> "Course":
+        return Course(list(self.attempts), self.clock.waits, end, self.clock.time)
+
+
+@dataclass
+class Course:
+    """How a call went: every attempt and wait, what it came to, and when."""
+
+    attempts: list[tuple[str, float]]
+    waits: list[float]
+    end: tuple[Any, ...]
+    ended_at: float
+
+
+def _answered(chunks: list[Any]) -> tuple[Any, ...]:
+    mark = chunks[0].response_metadata["gateway"]
+    marks = [chunk for chunk in chunks if "gateway" in chunk.response_metadata]
+    failed = [each["model_name"] for each in mark["failed"]]
+    text = "".join(chunk.content for chunk in chunks)
+    return "answer", mark["model_name"], text.rstrip("!"), failed, len(marks)
+
+
+def _told(error: Exception) -> tuple[Any, ...]:
+    if isinstance(error, NoModelAvailableError):
+        skipped = [skip.model_name for skip in error.skipped]
+        return "nobody", skipped, error.available_at, error.is_retryable
+    if isinstance(error, AllModelsFailedError):
+        failures = [(failure.model_name, _kind(failure.exception)) for failure in error.failures]
+        skipped = [skip.model_name for skip in error.skipped]
+        return "failed", failures, skipped, error.is_retryable
+    return "raised", _kind(error)
+
+
+def _kind(error: Exception) -> str:
+    names = {
+        "ModelTimeoutError": "too_late",
+        "EmptyStreamError": "nothing",
+        "RejectedAnswerError": str(error).partition(":")[0],
+        "ConnectionError": "unreachable",
+        "ContextOverflowError": "overflow",
+        "LookupError": "lookup",
+    }
+    status = {429: "busy", 503: "down", 401: "denied", 400: "malformed", 413: "too_large"}
+    if isinstance(error, ServerError):
+        return status[error.status_code]
+    return names[type(error).__name__]
+
+
+# --- the oracle -------------------------------------------------------------------------------
+
+
+@dataclass
+class _Health:
+    failed_at: list[float] = field(default_factory=list)
+    rest: float | None = None
+    wakes_at: float = 0.0
+
+
+class _Over(Exception):  # noqa: N818 - no error
+    """The call is over."""
+
+    def __init__(self, *end: Any) -> None:
+        self.end = end
+
+
+class Oracle:
+    """What each call of a schedule must come to, by the contract (DESIGN 4, 5, 6, 8, 11)."""
+
+    def __init__(self, schedule: Schedule, *, streams: bool) -> None:
+        self.rules = schedule
+        self.streams = streams
+        self.time = 0.0
+        self.health = {each.name: _Health() for each in schedule.deployments}
+        self.asked = dict.fromkeys(self.health, 0)
+
+    def call(self, pause: float, preference: str | None) -> Course:
+        """The course of the next call."""
+        self.time += pause
+        self.deadline = self.time + (self.rules.timeout or float("inf"))
+        self.attempts: list[tuple[str, float]] = []
+        self.waits: list[float] = []
+        self.failures: list[tuple[str, str]] = []
+        self.skipped: list[str] = []
+        try:
+            self._try_all(preference)
+        except _Over as over:
+            return Course(self.attempts, self.waits, over.end, self.time)
+        raise AssertionError("a call has an end")
+
+    def _try_all(self, preference: str | None) -> None:
+        everyone = sorted(self.rules.deployments, key=lambda each: each.name != preference)
+        at_rest = []
+        for deployment in everyone:
+            if self._is_restricted(deployment):
+                self.skipped.append(deployment.name)
+            elif self._rests(deployment):
+                at_rest.append((self.health[deployment.name].wakes_at, deployment))
+            else:
+                self._try(deployment, is_last_resort=False)
+        for _, deployment in sorted(at_rest, key=lambda each: each[0]):
+            if self._is_restricted(deployment):
+                self.skipped.append(deployment.name)
+            else:
+                self._try(deployment, is_last_resort=True)
+        if not self.failures:
+            raise _Over("nobody", self.skipped, self._first_available(), True)
+        self._fail()
+
+    def _fail(self) -> None:
+        may_help = any(kind in WORTH_A_RETRY for _, kind in self.failures) or bool(self.skipped)
+        raise _Over("failed", self.failures, self.skipped, may_help)
+
+    def _try(self, deployment: Deployment, *, is_last_resort: bool) -> None:
+        attempts = self.rules.retry["max_attempts"] if self.rules.retry else 1
+        for attempt in range(1, attempts + 1):
+            outcome, kind = self._attempt(deployment)
+            if self.time >= self.deadline:
+                self._fail()
+            if attempt == attempts or kind not in WORTH_A_RETRY:
+                return
+            wait = self._wait(attempt, outcome if kind == outcome.kind else None)
+            if wait is None:
+                return
+            # One that was just sent to rest is not waited for.
+            if not is_last_resort and self._rests(deployment, self.time + wait):
+                return
+            self.waits.append(wait)
+            self.time += wait
+            if self._is_restricted(deployment):
+                return
+
+    def _wait(self, attempt: int, outcome: Outcome | None) -> float | None:
+        rules = self.rules.retry
+        assert rules
+        asked = self._retry_after(outcome)
+        if asked is not None and asked > rules["max_retry_after"]:
+            return None
+        longest = min(rules["max_delay"], rules["initial_delay"] * 2 ** (attempt - 1))
+        wait = max(longest * jitter(self.time), asked or 0)
+        return wait if self.time + wait < self.deadline else None
+
+    def _attempt(self, deployment: Deployment) -> tuple[Outcome, str]:
+        """Make one attempt; returns if it failed and the call goes on."""
+        name = deployment.name
+        outcome = deployment.outcomes[self.asked[name] % len(deployment.outcomes)]
+        self.asked[name] += 1
+        self.attempts.append((name, self.time))
+        is_probe = self._was_at_rest(name) and not self._rests(deployment)
+        is_extra = self._rests(deployment)
+        kind, has_begun = self._take(deployment, outcome)
+        if kind is None:
+            self.health[name] = _Health()
+            words = f"{name}{self.asked[name]}"
+            raise _Over("answer", name, words, [each for each, _ in self.failures], 1)
+        if kind == "lookup" and not self.rules.lookup_errors_are_handled:
+            raise _Over("raised", kind)
+        self.failures.append((name, kind))
+        if not is_extra and kind not in self.rules.reject and kind not in THE_REQUESTS_OWN_FAULT:
+            self._count(name, is_probe, self._retry_after(outcome if kind != "too_late" else None))
+        if has_begun:
+            if kind == "too_late" and self.time >= self.deadline:
+                self._fail()
+            raise _Over("raised", kind)
+        return outcome, kind
+
+    def _take(self, deployment: Deployment, outcome: Outcome) -> tuple[str | None, bool]:
+        """Let time pass for an attempt: how it failed if it did, and whether words were given."""
+        limit = min(self.time + (deployment.timeout or float("inf")), self.deadline)
+        self.time += outcome.latency
+        if self.time > limit:
+            self.time = limit
+            return "too_late", False
+        is_error = outcome.kind in ERRORS
+        refused = outcome.kind if outcome.kind in self.rules.reject else None
+        if not self.streams:
+            if outcome.kind == "truncated":  # only a stream can be
+                refused = None
+            return (outcome.kind if is_error else refused), False
+        if outcome.kind == "nothing" or (is_error and not outcome.midway):
+            return outcome.kind, False
+        limit = min(self.time + (deployment.stall_timeout or float("inf")), self.deadline)
+        self.time += outcome.gap
+        if self.time > limit:
+            self.time = limit
+            return "too_late", True
+        return (outcome.kind if is_error else refused), True
+
+    def _count(self, name: str, is_probe: bool, retry_after: float | None) -> None:
+        rules, health = self.rules.cooldown, self.health[name]
+        if rules is None:
+            return
+        if is_probe:
+            assert health.rest is not None
+            health.rest = min(max(2 * health.rest, retry_after or 0), rules["max_duration"])
+        else:
+            health.failed_at.append(self.time)
+            recent = [each for each in health.failed_at if self.time - each <= rules["window"]]
+            if len(recent) < rules["failure_threshold"]:
+                return
+            asked = retry_after or rules["duration"]
+            health.rest = min(asked, rules["max_duration"])
+        health.failed_at = []
+        health.wakes_at = self.time + health.rest
+
+    def _was_at_rest(self, name: str) -> bool:
+        return self.health[name].rest is not None
+
+    def _rests(self, deployment: Deployment, at: float | None = None) -> bool:
+        health = self.health[deployment.name]
+        return health.rest is not None and (self.time if at is None else at) < health.wakes_at
+
+    def _retry_after(self, outcome: Outcome | None) -> float | None:
+        told = outcome.retry_after if outcome else None
+        if told is None or told in {"-1", "nan"} or len(told) > 1000:
+            return None
+        if told.endswith(("0000", "GMT")):
+            then = datetime.strptime(told[:25], "%a, %d %b %Y %H:%M:%S").replace(tzinfo=UTC)
+            return max(0.0, (then - NOON).total_seconds() - self.time)
+        return float(told)
+
+    # --- windows ------------------------------------------------------------------------------
+
+    def _is_restricted(self, deployment: Deployment, at: float | None = None) -> bool:
+        return is_inside(deployment.windows, self.time if at is None else at)
+
+    def _first_available(self) -> datetime:
+        return min(NOON + timedelta(seconds=self._opens(d)) for d in self.rules.deployments)
+
+    def _opens(self, deployment: Deployment) -> float:
+        """The last moment of the restriction under way."""
+        moment = self.time
+        while True:
+            later = max(
+                moment + (_seconds_of_day(end) - (moment + 43200)) % 86400
+                for start, end in deployment.windows
+                if is_inside([(start, end)], moment)
+            )
+            if later == moment:
+                return moment
+            moment = later
+
+
+def _seconds_of_day(text: str) -> int:
+    hours, minutes = text.split(":")
+    return int(hours) * 3600 + int(minutes) * 60
+
+
+def is_inside(windows: Any, time: float) -> bool:
+    """Whether a moment, in seconds after noon, is inside a daily window; both ends are."""
+    now = (time + 43200) % 86400
+    for start, end in windows:
+        first, last = _seconds_of_day(start), _seconds_of_day(end)
+        if first <= now <= last if first <= last else (now >= first or now <= last):
+            return True
+    return False

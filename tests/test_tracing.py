@@ -1,0 +1,443 @@
+"""What a trace, an event stream and a log show of a call."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.globals import set_debug
+from langchain_core.messages import AIMessageChunk
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tracers.context import collect_runs
+from langgraph.errors import GraphInterrupt
+
+from langchain_model_gateway import AllModelsFailedError, GatewayRunnable
+
+from .conftest import FORMS, CallForm, StreamForm
+from .models import NEVER, ScriptedChatModel, gateway_over, says
+
+
+@dataclass
+class Seen:
+    """A run as a handler saw it."""
+
+    name: str
+    parent: UUID | None
+    tags: list[str]
+    metadata: dict[str, Any]
+    inputs: Any
+    outputs: list[Any] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+
+    @property
+    def was_closed_once(self) -> bool:
+        return len(self.outputs) + len(self.errors) == 1
+
+
+class Collector(BaseCallbackHandler):
+    """Keeps every run, by id, in the order begun."""
+
+    def __init__(self) -> None:
+        self.runs: dict[UUID, Seen] = {}
+
+    def _start(self, inputs: Any, run_id: UUID, name: str, kwargs: dict[str, Any]) -> None:
+        assert run_id not in self.runs
+        tags, metadata = kwargs.get("tags") or [], kwargs.get("metadata") or {}
+        self.runs[run_id] = Seen(name, kwargs.get("parent_run_id"), tags, metadata, inputs)
+
+    def on_chain_start(self, _: Any, inputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._start(inputs, run_id, kwargs["name"], kwargs)
+
+    def on_chat_model_start(
+        self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        # A model's run has a name of its own only where the config gives it one.
+        self._start(messages, run_id, kwargs.get("name") or serialized["name"], kwargs)
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:
+        self.runs[run_id].outputs.append(outputs)
+
+    def on_llm_end(self, response: Any, *, run_id: UUID, **_: Any) -> None:
+        self.runs[run_id].outputs.append(response)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        self.runs[run_id].errors.append(error)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        self.runs[run_id].errors.append(error)
+
+    def root(self) -> tuple[UUID, Seen]:
+        ((run_id, run),) = [each for each in self.runs.items() if each[1].parent is None]
+        return run_id, run
+
+    def children(self, parent: UUID) -> list[Seen]:
+        return [run for run in self.runs.values() if run.parent == parent]
+
+
+class AsyncCollector(AsyncCallbackHandler):
+    """The names of the runs begun and ended, heard by an async handler."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def on_chain_start(self, *_: Any, name: str, **__: Any) -> None:
+        self.heard.append(f"{name} began")
+
+    async def on_chain_end(self, *_: Any, **__: Any) -> None:
+        self.heard.append("ended")
+
+    async def on_chat_model_start(self, serialized: Any, *_: Any, **__: Any) -> None:
+        self.heard.append(f"{serialized['name']} began")
+
+
+unheard = pytest.mark.parametrize("form", [form for form in FORMS if form != "astream_events"])
+"""All call forms but the one in which somebody always listens."""
+
+
+def down() -> ScriptedChatModel:
+    return says(ConnectionError("down"))
+
+
+@pytest.fixture
+def collector() -> Collector:
+    return Collector()
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_a_call_is_one_run_with_a_child_for_each_attempt(
+    ask: CallForm, collector: Collector
+) -> None:
+    """The gateway's run is the root, the attempts are its children, and all are closed once."""
+    answer = ask(gateway_over(down(), says("hi")), "x", {"callbacks": [collector]})
+    run_id, root = collector.root()
+    weak, strong = collector.children(run_id)
+    assert len(collector.runs) == 3
+    assert all(run.was_closed_once for run in collector.runs.values())
+    assert (root.name, root.inputs) == ("GatewayRunnable", "x")
+    assert root.outputs[0].content == answer.content == "hi"
+    assert weak.name == strong.name == "ScriptedChatModel"
+    assert [type(error) for error in weak.errors] == [ConnectionError]
+
+
+def test_attempts_are_tagged_with_deployment_and_number(
+    ask: CallForm, collector: Collector
+) -> None:
+    """The first has no number; the caller's own tags and metadata come along."""
+    config = {"callbacks": [collector], "tags": ["mine"], "metadata": {"user": 7}}
+    ask(gateway_over(down(), down(), says("hi")), "x", config)
+    run_id, root = collector.root()
+    assert [set(run.tags) for run in collector.children(run_id)] == [
+        {"mine", "gateway:deployment:weak"},
+        {"mine", "gateway:deployment:strong", "gateway:attempt:2"},
+        {"mine", "gateway:deployment:backup", "gateway:attempt:3"},
+    ]
+    assert root.tags == ["mine"]
+    assert all(run.metadata["user"] == 7 for run in collector.runs.values())
+
+
+def test_the_attempts_number_goes_by_attempts_made(ask: CallForm, collector: Collector) -> None:
+    """A deployment that was skipped has no run and no number."""
+    gateway = gateway_over(says("a"), says("b"), windows={"weak": NEVER})
+    ask(gateway, "x", {"callbacks": [collector]})
+    (only,) = collector.children(collector.root()[0])
+    assert only.tags == ["gateway:deployment:strong"]
+
+
+def test_tags_reach_runs_below_a_retry(ask: CallForm, collector: Collector) -> None:
+    """A model wrapped in LangChain's own retry is tagged where the model itself runs."""
+    wrapped = says("a").with_retry(stop_after_attempt=1)
+    ask(gateway_over(wrapped, says("b")), "x", {"callbacks": [collector]})
+    below = [run for run in collector.runs.values() if run.name == "ScriptedChatModel"]
+    assert below
+    assert all("gateway:deployment:weak" in run.tags for run in below)
+
+
+def test_name_and_id_are_the_gateways_run_alone(ask: CallForm, collector: Collector) -> None:
+    """`run_id` and `run_name` name one run; the children have their own."""
+    mine = uuid4()
+    config = {"callbacks": [collector], "run_id": mine, "run_name": "mine"}
+    ask(gateway_over(down(), says("hi")), "x", config)
+    run_id, root = collector.root()
+    assert (run_id, root.name) == (mine, "mine")
+    assert [run.name for run in collector.children(mine)] == ["ScriptedChatModel"] * 2
+
+
+@unheard
+def test_name_and_id_do_not_become_a_models_when_nobody_listens(form: str) -> None:
+    """Where the gateway keeps no run, no attempt takes its name or id."""
+    handler, mine = Collector(), uuid4()
+    models = [ScriptedChatModel(replies=[r], callbacks=[handler]) for r in (ValueError(), "hi")]
+    CallForm(form)(gateway_over(*models), "x", {"run_id": mine, "run_name": "mine"})
+    assert mine not in handler.runs
+    assert [run.name for run in handler.runs.values()] == ["ScriptedChatModel"] * 2
+
+
+@unheard
+def test_without_a_listener_there_is_no_run(form: str) -> None:
+    """A model's own handler sees its model as a root: nothing was kept above it."""
+    handler = Collector()
+    CallForm(form)(gateway_over(ScriptedChatModel(callbacks=[handler]), says("b")), "x")
+    assert [(r.name, r.parent) for r in handler.runs.values()] == [("ScriptedChatModel", None)]
+
+
+def test_a_listener_from_the_context_is_heard(ask: CallForm) -> None:
+    """`collect_runs` attaches itself by a context variable, and gets the whole tree."""
+    with collect_runs() as collected:
+        ask(gateway_over(down(), says("hi")), "x")
+    (root,) = collected.traced_runs
+    assert root.name == "GatewayRunnable"
+    assert [run.run_type for run in root.child_runs] == ["llm", "llm"]
+    assert {run.parent_run_id for run in root.child_runs} == {root.id}
+    assert [bool(run.error) for run in (root, *root.child_runs)] == [False, True, False]
+    assert all(run.end_time for run in (root, *root.child_runs))
+
+
+def test_inside_a_chain_the_gateways_run_is_the_chains_child(
+    ask: CallForm, collector: Collector
+) -> None:
+    """Nesting is kept: chain, gateway, attempt."""
+    chain = RunnableLambda(lambda text: text) | gateway_over(says("a"), says("b"))
+    ask(chain, "x", {"callbacks": [collector]})
+    run_id, root = collector.root()
+    assert root.name == "RunnableSequence"
+    (gateway_id,) = [i for i, run in collector.runs.items() if run.name == "GatewayRunnable"]
+    assert collector.runs[gateway_id].parent == run_id
+    assert [run.name for run in collector.children(gateway_id)] == ["ScriptedChatModel"]
+
+
+def test_when_all_fail_the_run_ends_with_the_error(ask: CallForm, collector: Collector) -> None:
+    """The root run holds the very error that was raised."""
+    with pytest.raises(AllModelsFailedError) as caught:
+        ask(gateway_over(down(), down()), "x", {"callbacks": [collector]})
+    _, root = collector.root()
+    assert root.errors == [caught.value]
+    assert all(run.was_closed_once for run in collector.runs.values())
+
+
+@pytest.mark.parametrize("error", [GraphInterrupt(), KeyboardInterrupt()], ids=type)
+def test_an_interrupt_closes_the_run(collector: Collector, error: BaseException) -> None:
+    """What passes through is told to those who listen, too."""
+    with pytest.raises(type(error)):
+        gateway_over(says(error), says("b")).invoke("x", {"callbacks": [collector]})
+    _, root = collector.root()
+    assert root.errors == [error]
+
+
+@pytest.mark.parametrize("form", ["ainvoke", "abatch", "astream", "atransform"])
+def test_async_handlers_hear_async_calls(form: str) -> None:
+    """An async handler is awaited, in order."""
+    handler = AsyncCollector()
+    CallForm(form)(gateway_over(says("a"), says("b")), "x", {"callbacks": [handler]})
+    assert handler.heard == ["GatewayRunnable began", "ScriptedChatModel began", "ended"]
+
+
+def test_a_batchs_runs_are_all_closed(run_batch: Callable[..., Any], collector: Collector) -> None:
+    """Each input has a run of its own, and none is left open, errors or not."""
+    picky = RunnableLambda(lambda text: 1 / 0 if text == "2" else AIMessageChunk(text))
+    config = {"callbacks": [collector]}
+    run_batch(gateway_over(picky, picky), list("01234"), config, return_exceptions=True)
+    roots = [run for run in collector.runs.values() if run.parent is None]
+    assert sorted(run.inputs for run in roots) == list("01234")
+    assert all(run.was_closed_once for run in collector.runs.values())
+    assert [run.inputs for run in roots if run.errors] == ["2"]
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+def test_a_streams_run_has_the_whole_answer(ask_stream: StreamForm, collector: Collector) -> None:
+    """The run's output is the sum of the chunks its reader got, mark included."""
+    gateway = gateway_over(down(), says(["a", "b"]))
+    chunks = ask_stream(gateway, "x", {"callbacks": [collector]})
+    (output,) = collector.root()[1].outputs
+    assert output == reduce(add, chunks)
+
+
+def test_closing_a_stream_early_closes_its_run(
+    ask_stream: StreamForm, collector: Collector
+) -> None:
+    """At once, without an error, with what was read until then."""
+    stream = ask_stream.open(
+        gateway_over(says(["a", "b", "c"]), says("z")), "x", {"callbacks": [collector]}
+    )
+
+    def then() -> tuple[list[Any], list[Any]]:
+        _, root = collector.root()
+        return list(root.outputs), list(root.errors)
+
+    outputs, errors = ask_stream.watch(stream, limit=2, then=then)
+    assert [output.content for output in outputs] == ["ab"]
+    assert errors == []
+
+
+def test_a_stream_that_breaks_closes_its_run_with_the_error(
+    ask_stream: StreamForm, collector: Collector
+) -> None:
+    """A failure after the first words ends the gateway's run and the attempt's."""
+    late = ConnectionError("late")
+    with pytest.raises(ConnectionError):
+        ask_stream(gateway_over(says(["a", late]), says("z")), "x", {"callbacks": [collector]})
+    _, root = collector.root()
+    assert root.errors == [late]
+    assert all(run.was_closed_once for run in collector.runs.values())
+
+
+async def test_events_show_the_gateways_stream() -> None:
+    """`astream_events` has one stream event of the gateway for each chunk, and its children's."""
+    gateway = gateway_over(says(["", ConnectionError()]), says(["a", "b"]))
+    events = [event async for event in gateway.astream_events("x", version="v2")]
+    own = [event for event in events if event["name"] == "GatewayRunnable"]
+    streamed = [e["data"]["chunk"] for e in own if e["event"] == "on_chain_stream"]
+    assert [chunk.content for chunk in streamed if chunk.content] == ["a", "b"]
+    assert [own[0]["event"], own[-1]["event"]] == ["on_chain_start", "on_chain_end"]
+    assert own[-1]["data"]["output"] == reduce(add, streamed)
+
+    begun = [event for event in events if event["event"] == "on_chat_model_start"]
+    assert [event["parent_ids"] for event in begun] == [[own[0]["run_id"]]] * 2
+    assert "gateway:deployment:strong" in begun[1]["tags"]
+    tokens = [e["data"]["chunk"].content for e in events if e["event"] == "on_chat_model_stream"]
+    assert [token for token in tokens if token] == ["a", "b"]
+
+
+async def test_events_of_a_plain_call_inside_a_chain_show_its_stream() -> None:
+    """A gateway in the middle of a chain streams its chunks as events of its own run."""
+    chain = RunnableLambda(lambda text: text) | gateway_over(says(["a", "b"]), says("z"))
+    events = [event async for event in chain.astream_events("x", version="v2")]
+    texts = [
+        event["data"]["chunk"].content
+        for event in events
+        if event["event"] == "on_chain_stream" and event["name"] == "GatewayRunnable"
+    ]
+    assert [text for text in texts if text] == ["a", "b"]
+
+
+# --- logs ----------------------------------------------------------------------------------------
+
+PROMPT = "the caller's secret question"
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the package logs, on every level."""
+    caplog.set_level(logging.DEBUG, "langchain_model_gateway")
+    return caplog
+
+
+def records(log: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in log.records if record.name == "langchain_model_gateway"]
+
+
+def told(log: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [(record.levelno, record.getMessage()) for record in records(log)]
+
+
+def test_a_healthy_call_logs_nothing(ask: CallForm, log: pytest.LogCaptureFixture) -> None:
+    """There is nothing to tell of an answer from the first choice."""
+    ask(gateway_over(says("a"), says("b")), PROMPT)
+    assert told(log) == []
+
+
+def test_every_skip_and_failed_attempt_is_a_debug_line(
+    ask: CallForm, log: pytest.LogCaptureFixture
+) -> None:
+    """One line each, in the order they happen, and no louder while there is an answer."""
+    gateway = gateway_over(says("a"), down(), says("hi"), windows={"weak": NEVER})
+    ask(gateway, PROMPT)
+    (skip_level, skip), (failure_level, failure) = told(log)
+    assert skip_level == failure_level == logging.DEBUG
+    assert "weak" in skip
+    assert "restricted" in skip
+    assert "strong" in failure
+    assert "ConnectionError: down" in failure
+
+
+def test_when_all_fail_there_is_one_error_line(
+    ask: CallForm, log: pytest.LogCaptureFixture
+) -> None:
+    """It is the error's own message, once, and the failures before it are DEBUG."""
+    with pytest.raises(AllModelsFailedError) as caught:
+        ask(gateway_over(down(), down()), PROMPT)
+    levels, messages = zip(*told(log), strict=True)
+    assert levels == (logging.DEBUG, logging.DEBUG, logging.ERROR)
+    assert messages[-1] == str(caught.value)
+
+
+def test_no_line_has_the_prompt_or_the_answer(ask: CallForm, log: pytest.LogCaptureFixture) -> None:
+    """Neither text nor arguments of a record hold what was asked or said, or a key."""
+    key = "sk-proj-abcdefghijklmnop"
+    rejecting = gateway_over(
+        says(ValueError(f"bad key {key}")),
+        says(""),
+        says("the model's answer"),
+        reject=("empty",),
+    )
+    ask(rejecting, PROMPT, model_preference="nobody")
+    lines = told(log)
+    assert [level for level, _ in lines] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+    for _, line in lines:
+        assert PROMPT not in line
+        assert "the model's answer" not in line
+        assert key not in line
+
+
+def test_lines_are_made_of_a_template_and_arguments(log: pytest.LogCaptureFixture) -> None:
+    """%-style, so that a line nobody wants is never put together and all of a kind group."""
+    gateway = gateway_over(down(), down(), says("c"), windows={"backup": NEVER})
+    with pytest.raises(AllModelsFailedError):
+        gateway.invoke(PROMPT, model_preference="nobody")
+    own = records(log)
+    assert len(own) == 5
+    assert all(record.args and "%" in str(record.msg) for record in own)
+
+
+def test_a_line_is_one_line(ask: CallForm, log: pytest.LogCaptureFixture) -> None:
+    """Line breaks and control characters in names, preferences and errors are escaped."""
+    bad = says(ValueError("first\nERROR forged\x1b[2J\u2028"))
+    models = [{"model_name": f"{n}\r\nERROR forged", "model": bad} for n in ("a", "b")]
+    with pytest.raises(AllModelsFailedError):
+        ask(GatewayRunnable(models=models), PROMPT, model_preference="x\nERROR forged")
+    lines = told(log)
+    assert len(lines) == 4
+    assert all(line.isprintable() for _, line in lines)
+
+
+def test_an_attempt_that_was_cancelled_is_no_failed_attempt(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing is logged of a call its caller ended."""
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def hang(_: Any) -> Any:
+            begun.set()
+            await asyncio.Event().wait()
+
+        call = asyncio.create_task(gateway_over(RunnableLambda(hang), says("b")).ainvoke(PROMPT))
+        await begun.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(main())
+    assert told(log) == []
+
+
+def test_debug_mode_is_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
+    """`set_debug` shows the gateway and both attempts."""
+    set_debug(True)
+    try:
+        gateway_over(says(ValueError("down")), says("b")).invoke("x")
+    finally:
+        set_debug(False)
+    shown = capsys.readouterr().out
+    assert "[chain:GatewayRunnable]" in shown
+    assert shown.count("llm:ScriptedChatModel] Entering") == 2
