@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format types notebooks build wheel-test clean
+.PHONY: help demo test lint format types notebooks mutants build wheel-test clean
 
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
@@ -31,6 +31,10 @@ types: .venv/.dev-ready ## Check the types.
 notebooks: .venv/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
 	$(BIN)/python -m nbconvert --to notebook --execute --output-dir "$$out" notebooks/*.ipynb
+
+mutants: .venv/.dev-ready ## Plant bugs in the pure modules, and list those no test catches.
+	$(BIN)/python -m mutmut run --max-children 2
+	$(BIN)/python -m mutmut results
 
 build: .venv/.dev-ready ## Build the wheel into dist/.
 	@rm -rf dist

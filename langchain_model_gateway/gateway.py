@@ -420,9 +420,13 @@ def _refuse_duplicates(models: Sequence[ModelDeployment]) -> None:
 
 
 def _refuse_mixed_kinds(models: Sequence[ModelDeployment]) -> None:
-    kinds = {deployment.kind: deployment.model_name for deployment in models}
+    kinds = {deployment.kind: i for i, deployment in reversed(list(enumerate(models)))}
     if {"chat", "llm"} <= kinds.keys():
+        chat, llm = (
+            f"models[{kinds[kind]}] ({one_line(models[kinds[kind]].model_name, 60)!r})"
+            for kind in ("chat", "llm")
+        )
         raise ValueError(
-            f"{kinds['chat']!r} is a chat model and {kinds['llm']!r} a text-completion LLM; their "
+            f"{chat} is a chat model and {llm} a text-completion LLM; their "
             "outputs differ, so one cannot stand in for the other"
         )

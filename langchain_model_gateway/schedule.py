@@ -63,7 +63,7 @@ class TimeWindow(BaseModel):
     @classmethod
     def _check_time(cls, value: object) -> str:
         if not isinstance(value, str):
-            raise ValueError(f"a time is a string 'HH:MM', got {type(value).__name__}")
+            raise ValueError(f"a time is a string 'HH:MM', got {_shown(value)}")
         try:
             return datetime.strptime(value, "%H:%M").strftime("%H:%M")  # noqa: DTZ007
         except ValueError:
@@ -156,7 +156,7 @@ class Timetable(NamedTuple):
         if (jump := next(clock_changes(self.zone, floor, end), None)) is None:
             return end
         # The wall clock jumps before the end: look again from there.
-        return self.until(jump) if self.restricts(jump) else jump
+        return self.until(jump) if self.restricts(jump) else jump - _INSTANT
 
 
 class Schedule(NamedTuple):
@@ -253,7 +253,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return repr(one_line(value, 40))
     if isinstance(value, (int, float)):
-        return repr(value)
+        return f"{value!r} ({type(value).__name__})"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
     return type(value).__name__
