@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format types notebooks mutants build wheel-test clean
+.PHONY: help demo test lint format types notebooks mutants bench build wheel-test clean
 
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
@@ -36,6 +36,15 @@ mutants: .venv/.dev-ready ## Plant bugs in the pure modules, and list those no t
 	$(BIN)/python -m mutmut run --max-children 2
 	$(BIN)/python -m mutmut results
 
+bench: .bench-venv/.ready ## Measure against the peers. QUICK=1 for a first look.
+	.bench-venv/bin/python -m benchmarks $(if $(QUICK),--quick)
+
+.bench-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .bench-venv
+	@.bench-venv/bin/python -m pip install --quiet --upgrade pip
+	@.bench-venv/bin/python -m pip install --quiet --editable . --group bench
+	@touch $@
+
 build: .venv/.dev-ready ## Build the wheel into dist/.
 	@rm -rf dist
 	$(BIN)/python -m build --wheel
@@ -44,7 +53,7 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from langchain_model_gateway.routing import RoutingPlan
 
 _ROWS: Final = 50
+# Words Mermaid takes for its own where a node's name stands.
+_MERMAID_WORDS: Final = frozenset(
+    {"call", "class", "classdef", "click", "default", "direction", "end", "flowchart", "graph"}
+    | {"href", "interpolate", "linkstyle", "style", "subgraph"}
+)
 _NAME_LIMIT: Final = 60
 _DAY_MINUTES: Final = 24 * 60
 
@@ -193,6 +198,6 @@ def _add_branch(graph: Graph, name: str, model: Runnable[Any, Any]) -> Node:
     # LangChain writes names into Mermaid as they are; a colon would make a subgraph.
     safe = re.sub(r"[^\w .\-]", "_", one_line(name, _NAME_LIMIT), flags=re.UNICODE)
     unique = safe
-    while unique in graph.nodes:
+    while unique in graph.nodes or unique.lower() in _MERMAID_WORDS:
         unique += "_"
     return graph.add_node(model, id=unique)

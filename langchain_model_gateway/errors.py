@@ -353,6 +353,8 @@ def _seconds(value: Any, now: datetime) -> float | None:
     """A wait in seconds from a number, its text or a date; `None` for anything else."""
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         return None
+    if isinstance(value, str) and "_" in value:  # to Python, 1_000 is a number
+        return None
     try:
         seconds = float(value)
     except OverflowError:

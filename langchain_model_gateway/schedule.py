@@ -207,13 +207,13 @@ def clock_changes(zone: tzinfo, start: datetime, end: datetime) -> Iterator[date
     while start < end:
         # No timezone changes twice within a day.
         high = min(start + timedelta(days=1), end)
-        offset = start.astimezone(zone).utcoffset()
+        offset = _utc_offset(zone, start)
         low, start = start, high
-        if high.astimezone(zone).utcoffset() == offset:
+        if _utc_offset(zone, high) == offset:
             continue
         while high - low > _MINUTE:
             middle = low + (high - low) // _MINUTE // 2 * _MINUTE
-            if middle.astimezone(zone).utcoffset() == offset:
+            if _utc_offset(zone, middle) == offset:
                 low = middle
             else:
                 high = middle
@@ -224,10 +224,15 @@ def closed_minutes(windows: tuple[TimeWindow, ...], at: datetime) -> bytes:
     """For each minute of a week in UTC whether windows close it, by the UTC offsets of `at`."""
     closed = bytearray(WEEK_MINUTES)
     for zone, cells in compile_schedule(windows).timetables:
-        offset = (at.astimezone(zone).utcoffset() or timedelta()) // _MINUTE % WEEK_MINUTES
+        offset = _utc_offset(zone, at) // _MINUTE % WEEK_MINUTES
         for minute, cell in enumerate(cells[offset:] + cells[:offset]):
             closed[minute] |= cell == _WHOLE
     return bytes(closed)
+
+
+def _utc_offset(zone: tzinfo, at: datetime) -> timedelta:
+    # Not `utcoffset()`: a frozen clock's datetimes forget which of two equal hours they are in.
+    return at.astimezone(zone).replace(tzinfo=None) - at.astimezone(UTC).replace(tzinfo=None)
 
 
 def _fill(cells: bytearray, start: int, end: int) -> None:

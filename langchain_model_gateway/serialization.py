@@ -3,6 +3,7 @@
 import builtins
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -25,6 +26,7 @@ logger: Final = logging.getLogger("langchain_model_gateway")
 
 G = TypeVar("G", bound="GatewayRunnable")
 
+_PASSWORD_IN_URL: Final = re.compile(r"://[^/\s:@\"]*:[^/\s@\"]+@")
 # A shorter one is a placeholder, and stands in other words by chance.
 _LEAST_KEY_LENGTH: Final = 8
 _ENDPOINT_KEYS: Final = ("base_url", "api_base", "endpoint", "host")
@@ -105,15 +107,34 @@ def deserialize(
     models = []
     for position, entry in enumerate(entries):
         name = entry["model_name"]
+        secrets = dict(deployment_secrets.get(name, {}))
+        if not secrets_from_env:
+            missing = _secret_names(entry["model"]) - secrets.keys() - secrets_map.keys()
+            secrets |= {secret: _not_given(name, secret) for secret in missing}
         try:
-            model = revive(entry["model"], deployment_secrets.get(name, {}))
+            model = revive(entry["model"], secrets)
         except Exception as error:
             where = f"kwargs.models[{position}] ({one_line(name, 60)!r})"
             raise ValueError(f"{where} cannot be loaded: {quote(error)}") from error
         models.append({**entry, "model": model})
-    gateway = revive({**data, "kwargs": {**arguments, "models": models}}, {})  # type: ignore[dict-item]
+    try:
+        gateway = revive({**data, "kwargs": {**arguments, "models": models}}, {})  # type: ignore[dict-item]
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"the payload cannot be loaded: {quote(error)}") from error
     assert isinstance(gateway, cls)  # noqa: S101
     return gateway
+
+
+def _not_given(name: str, secret: str) -> str:
+    """Something in a key's place: a client that is given none would read the environment's."""
+    logger.warning(
+        "deployment %r got no %s: give secrets_map, deployment_secrets or secrets_from_env=True",
+        one_line(name, 60),
+        one_line(secret, 60),
+    )
+    return f"[{one_line(secret, 60)} was not given]"
 
 
 def picklable(gateway: "GatewayRunnable") -> dict[str, Any]:
@@ -198,6 +219,11 @@ def _check_serializable(deployment: ModelDeployment) -> None:
                 f"deployment {name!r} cannot be serialized: its key also stands in plain text in "
                 "the model's arguments (default_headers, say)"
             )
+    if _PASSWORD_IN_URL.search(text):
+        raise ValueError(
+            f"deployment {name!r} cannot be serialized: a URL in the model's arguments holds a "
+            "password, which would be written in plain text"
+        )
 
 
 def _unserializable(data: Any) -> Iterator[str]:
@@ -207,7 +233,9 @@ def _unserializable(data: Any) -> Iterator[str]:
 
 
 def _secret_names(data: Any) -> set[str]:
-    return {node["id"][0] for node in _lc_nodes(data, "secret")}
+    ids = (node.get("id") for node in _lc_nodes(data, "secret"))
+    # A malformed one is for the loader to refuse.
+    return {i[0] for i in ids if isinstance(i, list) and len(i) == 1 and isinstance(i[0], str)}
 
 
 def _lc_nodes(data: Any, kind: str) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,24 @@
+"""A healthy call stays cheap: counted, not timed, so that a busy machine cannot fail it."""
+
+import pytest
+
+# A wheel is tested where there is no source tree.
+guard = pytest.importorskip("benchmarks.guard", reason="the benchmarks are in the source tree only")
+
+
+@pytest.fixture(params=guard.FORMS)
+def counts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What one healthy call goes through, by contender."""
+    for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGCHAIN_TRACING"):
+        monkeypatch.delenv(name, raising=False)
+    return guard.counts(request.param)
+
+
+def test_a_healthy_call_adds_less_than_with_fallbacks_does(counts: dict[str, int]):
+    """Windows and a preference included."""
+    assert guard.added(counts) <= guard.MOST_OF_FALLBACKS, counts
+
+
+def test_a_healthy_call_does_not_pay_for_those_it_does_not_ask(counts: dict[str, int]):
+    """With 200 deployments it takes what it takes with two."""
+    assert counts["gateway of 200"] <= guard.MOST_FOR_MANY * counts["gateway"], counts
