@@ -89,7 +89,6 @@ def hour(cooldown: CooldownPolicy | None) -> Result:
 
 def main() -> None:
     """Print the two hours."""
-    logging.getLogger("langchain_model_gateway").setLevel(logging.CRITICAL)
     without, resting = hour(None), hour(CooldownPolicy())
     print(f"{CALLS} calls in an hour, {without.dead_calls} of them while the primary is dead")  # noqa: T201
     for name, result in (("without cooldown", without), ("with CooldownPolicy()", resting)):
@@ -101,4 +100,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("langchain_model_gateway").setLevel(logging.CRITICAL)
     main()
