@@ -5,10 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.load import dumpd
+from langchain_core.runnables import RunnableSequence
+from langchain_core.runnables.base import RunnableBindingBase
 
 from langchain_model_gateway import serialization
+from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.schedule import WEEK_MINUTES, clock_changes, closed_minutes
+from langchain_model_gateway.schedule import clock_changes, closed_minutes
 
 if TYPE_CHECKING:
     from langchain_model_gateway.gateway import GatewayRunnable
@@ -34,7 +37,8 @@ class Finding(NamedTuple):
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.code} ({', '.join(self.model_names)}): {self.message}. {self.advice}."
+        names = ", ".join(one_line(name, 60) for name in self.model_names)
+        return f"{self.code} ({names}): {self.message}. {self.advice}."
 
 
 class Findings(list[Finding]):
@@ -103,7 +107,8 @@ def _uncovered_time(gateway: "GatewayRunnable", now: datetime) -> Iterator[Findi
 
 def _always_restricted(gateway: "GatewayRunnable", now: datetime) -> Iterator[Finding]:
     for deployment in gateway.models:
-        if _minutes(uncovered([deployment], now, now + _WEEK), now, now + _WEEK) == WEEK_MINUTES:
+        # A week may skip the one free hour of the others: only a full one is worth a year's look.
+        if _is_closed([deployment], now, _WEEK) and _is_closed([deployment], now, _YEAR):
             yield Finding(
                 "always-restricted",
                 (deployment.model_name,),
@@ -154,6 +159,10 @@ def uncovered(
         yield open_since, end
 
 
+def _is_closed(models: Sequence[ModelDeployment], now: datetime, span: timedelta) -> bool:
+    return _minutes(uncovered(models, now, now + span), now, now + span) == span // _MINUTE
+
+
 def _minutes(
     stretches: Iterator[tuple[datetime, datetime]] | Sequence[tuple[datetime, datetime]],
     start: datetime,
@@ -202,8 +211,19 @@ def _client_calls(deployment: ModelDeployment) -> int:
     if retries is None:
         retries = getattr(getattr(model, "root_client", None), "max_retries", None)
     calls = 1 + (retries if isinstance(retries, int) else 0)
-    # `model.with_retry()` makes calls of its own.
-    return calls * int(getattr(deployment.model, "max_attempt_number", 1))
+    return calls * _retried_around(deployment.model)
+
+
+def _retried_around(runnable: Any) -> int:
+    """How many times `with_retry()`, wherever it stands, may call the model within."""
+    if isinstance(runnable, RunnableSequence):
+        return max(map(_retried_around, runnable.steps))
+    if isinstance(runnable, RunnableBindingBase):
+        # Its own field only: a binding shows the attributes of what it binds as if they were its.
+        own = "max_attempt_number" in type(runnable).model_fields
+        calls = int(getattr(runnable, "max_attempt_number", 1)) if own else 1
+        return calls * _retried_around(runnable.bound)
+    return 1
 
 
 def _worst_seconds(
@@ -227,19 +247,24 @@ def _request_timeout(deployment: ModelDeployment) -> float | None:
     model: Any = deployment.core
     candidates = [getattr(model, name, None) for name in ("request_timeout", "timeout")]
     candidates.append(getattr(getattr(model, "root_client", None), "timeout", None))
-    for value in candidates:
-        seconds = getattr(value, "read", value)  # httpx.Timeout tells of each phase
-        if isinstance(seconds, (int, float)):
-            return float(seconds)
-    return None
+    return next((s for s in map(_read_seconds, candidates) if s is not None), None)
+
+
+def _read_seconds(timeout: Any) -> float | None:
+    """The seconds a client waits for an answer, in whichever form its timeout is written."""
+    if isinstance(timeout, (tuple, list)) and timeout:  # (connect, read, ...), as httpx takes it
+        timeout = timeout[1] if len(timeout) > 1 else timeout[0]
+    seconds = getattr(timeout, "read", timeout)
+    return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
 def _deadlines(gateway: "GatewayRunnable", _: datetime) -> Iterator[Finding]:
     if gateway.timeout is None:
         return
     for deployment in gateway.models[:-1]:
-        explicit = getattr(deployment.core, "request_timeout", None)
-        attempt = deployment.timeout or (explicit if isinstance(explicit, (int, float)) else None)
+        attempt = deployment.timeout
+        if attempt is None:
+            attempt = _read_seconds(getattr(deployment.core, "request_timeout", None))
         if attempt is not None and gateway.timeout <= attempt:
             yield Finding(
                 "deadline-too-short",
