@@ -144,17 +144,20 @@ def uncovered(
     changes = sorted({change for zone in zones for change in clock_changes(zone, start, end)})
     open_since: datetime | None = None
     for first, last in zip([start, *changes], [*changes, end], strict=True):
-        closed = [closed_minutes(each.time_constraints, first) for each in models]
+        tables = [closed_minutes(each.time_constraints, first) for each in models]
+        # Twice, so that a search for the next change may run over the week's end.
+        closed = bytes(map(min, *tables, tables[0])) * 2
         at = first
         while at < last:
             minute = at.weekday() * 1440 + at.hour * 60 + at.minute
-            is_closed = all(table[minute] for table in closed)
+            is_closed = closed[minute]
             if is_closed and open_since is None:
                 open_since = at
             elif not is_closed and open_since is not None:
                 yield open_since, at
                 open_since = None
-            at += _MINUTE
+            change = closed.find(not is_closed, minute)
+            at = last if change < 0 else min(last, at + (change - minute) * _MINUTE)
     if open_since is not None:
         yield open_since, end
 
