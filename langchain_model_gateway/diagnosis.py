@@ -1,7 +1,7 @@
 """`diagnose()`: what would hurt in production, found without a call."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.load import dumpd
@@ -11,7 +11,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_model_gateway import serialization
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.schedule import clock_changes, closed_minutes
+from langchain_model_gateway.schedule import closed_stretches
 
 if TYPE_CHECKING:
     from langchain_model_gateway.gateway import GatewayRunnable
@@ -84,7 +84,7 @@ def _single_deployment(gateway: "GatewayRunnable", _: datetime) -> Iterator[Find
 
 
 def _uncovered_time(gateway: "GatewayRunnable", now: datetime) -> Iterator[Finding]:
-    stretches = list(uncovered(gateway.models, now, now + _YEAR))
+    stretches = list(_uncovered(gateway.models, now, now + _YEAR))
     if not stretches:
         return
     ordinary = _minutes(stretches, now, now + _WEEK)
@@ -129,41 +129,14 @@ def _instant_windows(gateway: "GatewayRunnable", _: datetime) -> Iterator[Findin
                 )
 
 
-def uncovered(
+def _uncovered(
     models: Sequence[ModelDeployment], start: datetime, end: datetime
 ) -> Iterator[tuple[datetime, datetime]]:
-    """The stretches of time in which every deployment is restricted, exact to the minute.
-
-    Windows repeat weekly as long as no clock changes; so each span between two clock changes of
-    any of their timezones is worked out from one week.
-    """
-    if not all(deployment.time_constraints for deployment in models):
-        return
-    start = start.astimezone(UTC).replace(second=0, microsecond=0)
-    zones = {window.zone for each in models for window in each.time_constraints}
-    changes = sorted({change for zone in zones for change in clock_changes(zone, start, end)})
-    open_since: datetime | None = None
-    for first, last in zip([start, *changes], [*changes, end], strict=True):
-        tables = [closed_minutes(each.time_constraints, first) for each in models]
-        # Twice, so that a search for the next change may run over the week's end.
-        closed = bytes(map(min, *tables, tables[0])) * 2
-        at = first
-        while at < last:
-            minute = at.weekday() * 1440 + at.hour * 60 + at.minute
-            is_closed = closed[minute]
-            if is_closed and open_since is None:
-                open_since = at
-            elif not is_closed and open_since is not None:
-                yield open_since, at
-                open_since = None
-            change = closed.find(not is_closed, minute)
-            at = last if change < 0 else min(last, at + (change - minute) * _MINUTE)
-    if open_since is not None:
-        yield open_since, end
+    return closed_stretches([deployment.time_constraints for deployment in models], start, end)
 
 
 def _is_closed(models: Sequence[ModelDeployment], now: datetime, span: timedelta) -> bool:
-    return _minutes(uncovered(models, now, now + span), now, now + span) == span // _MINUTE
+    return _minutes(_uncovered(models, now, now + span), now, now + span) == span // _MINUTE
 
 
 def _minutes(

@@ -11,6 +11,7 @@ from langchain_core.runnables.graph import Graph, Node
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.schedule import closed_stretches
 
 if TYPE_CHECKING:
     from langchain_model_gateway.diagnosis import Finding
@@ -25,6 +26,7 @@ _MERMAID_WORDS: Final = frozenset(
 )
 _NAME_LIMIT: Final = 60
 _DAY_MINUTES: Final = 24 * 60
+_MINUTE: Final = timedelta(minutes=1)
 
 # Colours that read on a light and on a dark page.
 _OPEN, _CLOSED, _NOW = "rgba(46,160,67,.35)", "rgba(218,54,51,.75)", "currentColor"
@@ -120,30 +122,19 @@ def _bar(deployment: ModelDeployment, now: datetime) -> str:
         f'<span title="restricted {start // 60:02}:{start % 60:02} to {end // 60:02}:{end % 60:02}"'
         f' style="position:absolute;top:0;height:100%;background:{_CLOSED};'
         f'left:{_share(start)};width:{_share(end - start)}"></span>'
-        for start, end in _closed_stretches(deployment, midnight)
+        for start, end in (
+            ((first - midnight) // _MINUTE, (last - midnight) // _MINUTE)
+            for first, last in closed_stretches(
+                [deployment.time_constraints], midnight, midnight + timedelta(days=1)
+            )
+        )
     )
-    here = (now - midnight) / timedelta(minutes=1)
+    here = (now - midnight) / _MINUTE
     marker = (
         f'<span title="now" style="position:absolute;top:-3px;height:22px;width:2px;'
         f'background:{_NOW};left:{_share(here)}"></span>'
     )
     return f'<span style="{_BAR}">{stretches}{marker}</span>'
-
-
-def _closed_stretches(deployment: ModelDeployment, midnight: datetime) -> Iterator[tuple[int, int]]:
-    """The restricted minutes of a day as (first, one past the last)."""
-    if not deployment.time_constraints:
-        return
-    # Half a minute in: at :00 sharp, a window that has just ended still counts.
-    start = None
-    for minute in range(_DAY_MINUTES + 1):
-        at = midnight + timedelta(minutes=minute, seconds=30)
-        closed = minute < _DAY_MINUTES and deployment.restriction(at) is not None
-        if closed and start is None:
-            start = minute
-        elif not closed and start is not None:
-            yield start, minute
-            start = None
 
 
 def _hours() -> str:

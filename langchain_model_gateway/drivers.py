@@ -184,7 +184,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         **kwargs: Any,
     ) -> list[Any]:
         answers: list[Any] = [None] * len(inputs)
-        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
+        completed = self.abatch_as_completed(
+            inputs, config, return_exceptions=return_exceptions, **kwargs
+        )
+        async with aclosing(completed):
             async for position, answer in completed:
                 answers[position] = answer
         return answers
@@ -197,19 +200,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         *,
         return_exceptions: bool = False,
         **kwargs: Any,
-    ) -> AsyncIterator[tuple[int, Any]]:
-        async with aclosing(self._abatch(inputs, config, return_exceptions, kwargs)) as completed:
-            async for position_and_answer in completed:
-                yield position_and_answer
-
-    async def _abatch(
-        self,
-        inputs: Sequence[LanguageModelInput],
-        config: RunnableConfig | Sequence[RunnableConfig] | None,
-        return_exceptions: bool,  # noqa: FBT001
-        kwargs: dict[str, Any],
     ) -> AsyncGenerator[tuple[int, Any], None]:
-        """Route each input by itself; unlike the base class, leave no task running."""
+        # Each input is routed by itself. Unlike the base class, leave no task running.
         configs = get_config_list(config, len(inputs))
 
         limit = configs[0].get("max_concurrency") if configs else None

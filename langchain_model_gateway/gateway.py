@@ -1,10 +1,6 @@
-"""`GatewayRunnable`: the Runnable surface, and the thin drivers that carry out the decisions."""
+"""`GatewayRunnable`: what a gateway is made of, shows of itself and turns into."""
 
-from collections.abc import (
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
@@ -26,9 +22,7 @@ from langchain_model_gateway.drivers import PREFERENCE, RoutedCalls
 from langchain_model_gateway.health import Health, HealthState
 from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy, Seconds
 from langchain_model_gateway.routing import Routing, RoutingPlan, logger
-from langchain_model_gateway.timing import (
-    Clock,
-)
+from langchain_model_gateway.timing import Clock
 
 if TYPE_CHECKING:
     from langchain_model_gateway.chat_model import GatewayChatModel
@@ -179,9 +173,12 @@ class GatewayRunnable(RoutedCalls):
         self._routing.preferred(model_name)
         return self.model_copy(update={PREFERENCE: model_name})
 
-    def _with_models(self, models: Iterable[ModelDeployment]) -> Self:
+    def _adapted(self, method: str, /, *args: Any, **kwargs: Any) -> Self:
         """A gateway over adapted models, with the same state."""
-        return self.model_copy(update={"models": tuple(models)})
+        preference = kwargs.pop(PREFERENCE, None)
+        models = tuple(deployment.adapted(method, *args, **kwargs) for deployment in self.models)
+        adapted = self.model_copy(update={"models": models})
+        return adapted if preference is None else adapted.prefer(preference)
 
     def _recast(self, cls: type[G]) -> G:
         """This gateway as another class, with the same state."""
@@ -205,9 +202,7 @@ class GatewayRunnable(RoutedCalls):
         Raises:
             NotImplementedError: If a deployment cannot; says which.
         """
-        preference = kwargs.pop(PREFERENCE, None)
-        bound = self._with_models(d.adapted("bind_tools", tools, **kwargs) for d in self.models)
-        return bound if preference is None else bound.prefer(preference)
+        return self._adapted("bind_tools", tools, **kwargs)
 
     def with_structured_output(self, schema: Any, **kwargs: Any) -> "GatewayRunnable":
         """A gateway that answers with `schema`'s data, each deployment in its provider's own way.
@@ -222,11 +217,7 @@ class GatewayRunnable(RoutedCalls):
         Raises:
             NotImplementedError: If a deployment cannot; says which.
         """
-        preference = kwargs.pop(PREFERENCE, None)
-        structured = self._with_models(
-            d.adapted("with_structured_output", schema, **kwargs) for d in self.models
-        )
-        return structured if preference is None else structured.prefer(preference)
+        return self._adapted("with_structured_output", schema, **kwargs)
 
     # --- looking at it -----------------------------------------------------------------------
 

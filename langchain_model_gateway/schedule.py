@@ -4,8 +4,7 @@ Windows repeat weekly, so all of a deployment's windows in one timezone are fold
 with a cell per minute of the week. A check is then one look-up, however many windows there are.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
@@ -23,7 +22,7 @@ _INSTANT: Final = timedelta(microseconds=1)
 
 # What a cell of the table says of its minute.
 _FREE, _ON_THE_DOT, _WHOLE = 0, 1, 2
-_NOT_WHOLE: Final = re.compile(b"[^\x02]")
+_IS_WHOLE: Final = bytes(cell == _WHOLE for cell in range(256))
 
 
 class TimeWindow(BaseModel):
@@ -138,7 +137,7 @@ class Timetable(NamedTuple):
     def restricts(self, now: datetime) -> bool:
         """Whether `now` lies inside a window, to the microsecond."""
         local = now.astimezone(self.zone)
-        cell = self.cells[_minute_of_week(local)]
+        cell = self.cells[minute_of_week(local)]
         return cell == _WHOLE or (
             cell == _ON_THE_DOT and local.second == 0 and local.microsecond == 0
         )
@@ -146,13 +145,15 @@ class Timetable(NamedTuple):
     def until(self, now: datetime) -> datetime | None:
         """The last restricted instant of the stretch `now` lies in; `None` if it never ends."""
         local = now.astimezone(self.zone)
-        here = _minute_of_week(local)
+        here = minute_of_week(local)
         if self.cells[here] != _WHOLE:
             return now
-        if (found := _NOT_WHOLE.search(self.cells * 2, here)) is None:
+        # Wherever closed minutes end, the instant after them is closed too.
+        found = self.cells.find(_ON_THE_DOT, here)
+        if found < 0 and (found := self.cells.find(_ON_THE_DOT)) < 0:
             return None
         floor = now - timedelta(seconds=local.second, microseconds=local.microsecond)
-        end = floor + (found.start() - here) * _MINUTE
+        end = floor + (found - here) % WEEK_MINUTES * _MINUTE
         if (jump := next(clock_changes(self.zone, floor, end), None)) is None:
             return end
         # The wall clock jumps before the end: look again from there.
@@ -220,14 +221,57 @@ def clock_changes(zone: tzinfo, start: datetime, end: datetime) -> Iterator[date
         yield high
 
 
-def closed_minutes(windows: tuple[TimeWindow, ...], at: datetime) -> bytes:
+def closed_stretches(
+    schedules: Sequence[tuple[TimeWindow, ...]], start: datetime, end: datetime
+) -> Iterator[tuple[datetime, datetime]]:
+    """The stretches of time that every one of several deployments' windows closes.
+
+    Exact to the minute. Windows repeat weekly as long as no clock changes; so each span between
+    two clock changes of any of their timezones is worked out from one week.
+
+    Args:
+        schedules: The windows of each deployment.
+        start: From when, aware.
+        end: Until when, aware.
+    """
+    if not all(schedules):
+        return
+    start = start.astimezone(UTC).replace(second=0, microsecond=0)
+    zones = {window.zone for windows in schedules for window in windows}
+    changes = sorted({change for zone in zones for change in clock_changes(zone, start, end)})
+    closed_since: datetime | None = None
+    for first, last in zip([start, *changes], [*changes, end], strict=True):
+        closed = _combined(min, [_closed_minutes(windows, first) for windows in schedules])
+        # Twice, so that a search for the next change may run over the week's end.
+        closed *= 2
+        at = first
+        while at < last:
+            minute = minute_of_week(at)
+            is_closed = closed[minute]
+            if is_closed and closed_since is None:
+                closed_since = at
+            elif not is_closed and closed_since is not None:
+                yield closed_since, at
+                closed_since = None
+            change = closed.find(not is_closed, minute)
+            at = last if change < 0 else min(last, at + (change - minute) * _MINUTE)
+    if closed_since is not None:
+        yield closed_since, end
+
+
+def _closed_minutes(windows: tuple[TimeWindow, ...], at: datetime) -> bytes:
     """For each minute of a week in UTC whether windows close it, by the UTC offsets of `at`."""
-    closed = bytearray(WEEK_MINUTES)
+    tables = []
     for zone, cells in compile_schedule(windows).timetables:
         offset = _utc_offset(zone, at) // _MINUTE % WEEK_MINUTES
-        for minute, cell in enumerate(cells[offset:] + cells[:offset]):
-            closed[minute] |= cell == _WHOLE
-    return bytes(closed)
+        closed = cells.translate(_IS_WHOLE)
+        tables.append(closed[offset:] + closed[:offset])
+    return _combined(max, tables)
+
+
+def _combined(function: Callable[..., int], tables: Sequence[bytes]) -> bytes:
+    """One table of several, minute by minute."""
+    return bytes(map(function, *tables)) if len(tables) > 1 else tables[0]
 
 
 def _utc_offset(zone: tzinfo, at: datetime) -> timedelta:
@@ -245,7 +289,8 @@ def _fill(cells: bytearray, start: int, end: int) -> None:
     cells[last] = max(cells[last], _ON_THE_DOT)
 
 
-def _minute_of_week(local: datetime) -> int:
+def minute_of_week(local: datetime) -> int:
+    """The minutes since Monday's midnight."""
     return local.weekday() * _DAY + local.hour * 60 + local.minute
 
 

@@ -145,8 +145,9 @@ def picklable(gateway: "GatewayRunnable") -> dict[str, Any]:
     entries = []
     for deployment in gateway.models:
         entry = dict(deployment)
-        if not any(_unserializable(dumpd(deployment.model))):
-            entry["model"] = _Dumped(dumpd(deployment.model))
+        dumped = dumpd(deployment.model)
+        if not any(_unserializable(dumped)):
+            entry["model"] = _Dumped(dumped)
         entries.append(entry)
     return {**dict(gateway), "models": entries}
 
