@@ -157,6 +157,18 @@ def providers(provider_servers: list[LLMock]) -> list[LLMock]:
     return [provider.reset() for provider in provider_servers]
 
 
+@pytest.fixture
+def weak(providers: list[LLMock]) -> LLMock:
+    """The first of the providers."""
+    return providers[0]
+
+
+@pytest.fixture
+def strong(providers: list[LLMock]) -> LLMock:
+    """The second of the providers."""
+    return providers[1]
+
+
 @pytest.fixture(scope="session")
 def chat_models(provider_servers: list[LLMock]) -> list[ChatOpenAI]:
     """A real client for each of the providers."""
@@ -165,7 +177,6 @@ def chat_models(provider_servers: list[LLMock]) -> list[ChatOpenAI]:
 
 def openai_at(base_url: str, **fields: Any) -> ChatOpenAI:
     # A connection kept alive would outlive the event loop of its test.
-    settings = {"api_key": "test-key", "max_retries": 0, **fields}
-    return ChatOpenAI(
-        model="gpt-4o-mini", base_url=base_url, default_headers={"Connection": "close"}, **settings
-    )
+    headers = {"Connection": "close"}
+    settings = {"model": "gpt-4o-mini", "api_key": "test-key", "max_retries": 0, **fields}
+    return ChatOpenAI(base_url=base_url, default_headers=headers, **settings)

@@ -21,16 +21,15 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, Too
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import BaseTracer
 from langchain_core.tracers.schemas import Run
-from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from llmock.pytest_plugin import LLMock
-from llmock.testing import LLMockServer
 from pydantic import BaseModel
 
 from langchain_model_gateway import AllModelsFailedError, CooldownPolicy, GatewayRunnable
 
+from .conftest import openai_at
 from .models import ScriptedChatModel
 
 QUESTION = {"messages": [("user", "What is the weather in Oslo?")]}
@@ -49,39 +48,13 @@ def get_weather(city: str) -> str:
     return f"21 degrees in {city}"
 
 
-@pytest.fixture(scope="module")
-def providers() -> Iterator[tuple[LLMock, LLMock]]:
-    with LLMockServer() as weak, LLMockServer() as strong:
-        yield LLMock(weak), LLMock(strong)
-
-
-@pytest.fixture
-def weak(providers: tuple[LLMock, LLMock]) -> LLMock:
-    return providers[0].reset()
-
-
-@pytest.fixture
-def strong(providers: tuple[LLMock, LLMock]) -> LLMock:
-    return providers[1].reset()
-
-
 @pytest.fixture
 def make(weak: LLMock, strong: LLMock) -> Callable[..., GatewayRunnable]:
-    # A connection kept alive would outlive the event loop of its test.
-    def at(api: LLMock, model: str) -> ChatOpenAI:
-        return ChatOpenAI(
-            model=model,
-            base_url=api.base_url(),
-            api_key="test",
-            max_retries=0,
-            default_headers={"Connection": "close"},
-        )
-
     def make(**fields: Any) -> GatewayRunnable:
         return GatewayRunnable(
             models=[
-                {"model_name": "weak", "model": at(weak, "gpt-4o-mini")},
-                {"model_name": "strong", "model": at(strong, "gpt-4o")},
+                {"model_name": "weak", "model": openai_at(weak.base_url())},
+                {"model_name": "strong", "model": openai_at(strong.base_url(), model="gpt-4o")},
             ],
             **fields,
         )

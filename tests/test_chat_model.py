@@ -2,7 +2,7 @@
 
 import asyncio
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -21,7 +21,6 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from llmock.pytest_plugin import LLMock
-from llmock.testing import LLMockServer
 from pydantic import BaseModel
 
 from langchain_model_gateway import (
@@ -32,6 +31,7 @@ from langchain_model_gateway import (
     RetryPolicy,
 )
 
+from .conftest import openai_at
 from .models import ScriptedChatModel
 
 ENDPOINTS = ("http://127.0.0.1:9/v1", "http://127.0.0.1:10/v1")
@@ -39,15 +39,10 @@ ENDPOINTS = ("http://127.0.0.1:9/v1", "http://127.0.0.1:10/v1")
 
 def openai_models(endpoints: tuple[str, str] = ENDPOINTS, **fields: Any) -> list[dict[str, Any]]:
     """A weak deployment and a strong one."""
-    # A connection kept alive would outlive the event loop of its test.
-    headers = {"Connection": "close"}
-    fields = {"api_key": "test", "stream_usage": True, "default_headers": headers} | fields
+    fields = {"stream_usage": True} | fields
     names = (("weak", "gpt-4o-mini"), ("strong", "gpt-4o"))
     return [
-        {
-            "model_name": name,
-            "model": ChatOpenAI(model=model, base_url=url, max_retries=0, **fields),
-        }
+        {"model_name": name, "model": openai_at(url, model=model, **fields)}
         for (name, model), url in zip(names, endpoints, strict=True)
     ]
 
@@ -154,22 +149,6 @@ class TestStandardIntegration(ChatModelIntegrationTests):
 
 
 # --- over HTTP: everything once ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def providers() -> Iterator[tuple[LLMock, LLMock]]:
-    with LLMockServer() as weak, LLMockServer() as strong:
-        yield LLMock(weak), LLMock(strong)
-
-
-@pytest.fixture
-def weak(providers: tuple[LLMock, LLMock]) -> LLMock:
-    return providers[0].reset()
-
-
-@pytest.fixture
-def strong(providers: tuple[LLMock, LLMock]) -> LLMock:
-    return providers[1].reset()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import copy
 import logging
 import pickle
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,54 +28,14 @@ from langchain_model_gateway import (
     NoModelAvailableError,
     TimeWindow,
 )
-from tests.models import ScriptedChatModel
-
-
-def gateway(*models: Any, windows: dict[str, Any] | None = None, **options: Any) -> GatewayRunnable:
-    names = ("weak", "strong", "backup")
-    return GatewayRunnable(
-        models=[
-            {"model_name": n, "model": m, "time_constraints": (windows or {}).get(n)}
-            for n, m in zip(names, models, strict=False)
-        ],
-        **options,
-    )
-
-
-def says(*replies: Any) -> ScriptedChatModel:
-    return ScriptedChatModel(replies=list(replies))
-
-
-async def _astream(g: Any, x: Any, config: Any, **kw: Any) -> Any:
-    return [c async for c in g.astream(x, config, **kw)][0]
+from tests.models import ScriptedChatModel, says, who
+from tests.models import gateway_over as gateway
 
 
 async def _aiter(x: Any) -> Any:
     yield x
 
 
-async def _atransform(g: Any, x: Any, config: Any, **kw: Any) -> Any:
-    return [c async for c in g.atransform(_aiter(x), config, **kw)][0]
-
-
-FORMS: dict[str, Callable[..., Any]] = {
-    "invoke": lambda g, x, config=None, **kw: g.invoke(x, config, **kw),
-    "ainvoke": lambda g, x, config=None, **kw: asyncio.run(g.ainvoke(x, config, **kw)),
-    "batch": lambda g, x, config=None, **kw: g.batch([x], config, **kw)[0],
-    "abatch": lambda g, x, config=None, **kw: asyncio.run(g.abatch([x], config, **kw))[0],
-    "stream": lambda g, x, config=None, **kw: list(g.stream(x, config, **kw))[0],
-    "astream": lambda g, x, config=None, **kw: asyncio.run(_astream(g, x, config, **kw)),
-    "transform": lambda g, x, config=None, **kw: list(g.transform(iter([x]), config, **kw))[0],
-    "atransform": lambda g, x, config=None, **kw: asyncio.run(_atransform(g, x, config, **kw)),
-}
-every_form = pytest.mark.parametrize("ask", FORMS.values(), ids=FORMS.keys())
-
-
-def who(answer: Any) -> str:
-    return str(answer.response_metadata["gateway"]["model_name"])
-
-
-@every_form
 def test_falls_over_and_says_so(ask: Any) -> None:
     """A failed deployment is followed by the next, and the answer tells both."""
     answer = ask(gateway(says(ValueError("down")), says("hi")), "x")
@@ -86,7 +45,6 @@ def test_falls_over_and_says_so(ask: Any) -> None:
     }
 
 
-@every_form
 @pytest.mark.parametrize(
     ("config", "kwargs", "expected"),
     [
@@ -120,7 +78,6 @@ def test_unknown_preference_is_a_warning_or_an_error(caplog: pytest.LogCaptureFi
         gateway(says("a"), says("b"), strict_preference=True).invoke("x", model_preference="no")
 
 
-@every_form
 def test_all_failed_tells_all(ask: Any, caplog: pytest.LogCaptureFixture) -> None:
     """When nobody is left, one error and one log line tell every failure in order."""
     with pytest.raises(AllModelsFailedError) as caught:
@@ -137,7 +94,6 @@ def test_all_failed_tells_all(ask: Any, caplog: pytest.LogCaptureFixture) -> Non
     assert "secret prompt" not in caplog.text
 
 
-@every_form
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GraphInterrupt])
 def test_control_flow_passes_through(ask: Any, kind: type[BaseException]) -> None:
     """What is no failure is never swallowed, whatever exceptions are handled."""

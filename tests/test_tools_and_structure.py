@@ -8,9 +8,7 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langchain_openai import ChatOpenAI
 from llmock.pytest_plugin import LLMock
-from llmock.testing import LLMockServer
 from pydantic import BaseModel
 
 from langchain_model_gateway import (
@@ -22,7 +20,8 @@ from langchain_model_gateway import (
     RetryPolicy,
 )
 
-from .models import ScriptedChatModel
+from .conftest import openai_at
+from .models import ScriptedChatModel, gateway_over
 
 
 class Weather(BaseModel):
@@ -58,14 +57,6 @@ class OtherStyle(ScriptedChatModel):
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         functions = [convert_to_openai_tool(tool)["function"] for tool in tools]
         return self.bind(functions={each["name"]: each for each in functions}, **kwargs)
-
-
-def gateway_over(*models: Any, **fields: Any) -> GatewayRunnable:
-    names = ("weak", "strong", "backup")
-    entries = [
-        {"model_name": name, "model": model} for name, model in zip(names, models, strict=False)
-    ]
-    return GatewayRunnable(models=entries, **fields)
 
 
 def ask(runnable: Any, is_async: bool, question: str = "Weather in Oslo?", **kwargs: Any) -> Any:
@@ -348,75 +339,50 @@ async def test_a_structured_stream_falls_over_until_it_has_begun(reply: list[Any
 # --- over HTTP -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def providers():
-    with LLMockServer() as weak, LLMockServer() as strong:
-        yield LLMock(weak), LLMock(strong)
-
-
 @pytest.fixture
-def weak_api(providers: tuple[LLMock, LLMock]) -> LLMock:
-    return providers[0].reset()
-
-
-@pytest.fixture
-def strong_api(providers: tuple[LLMock, LLMock]) -> LLMock:
-    return providers[1].reset()
-
-
-@pytest.fixture
-def real(weak_api: LLMock, strong_api: LLMock) -> GatewayRunnable:
-    # A connection kept alive would outlive the event loop of its test.
-    def at(api: LLMock, model: str) -> ChatOpenAI:
-        return ChatOpenAI(
-            model=model,
-            base_url=api.base_url(),
-            api_key="test",
-            max_retries=0,
-            default_headers={"Connection": "close"},
-        )
-
-    return gateway_over(at(weak_api, "gpt-4o-mini"), at(strong_api, "gpt-4o"))
+def real(weak: LLMock, strong: LLMock) -> GatewayRunnable:
+    clients = openai_at(weak.base_url()), openai_at(strong.base_url(), model="gpt-4o")
+    return gateway_over(*clients)
 
 
 @both_ways
 def test_tools_travel_to_whoever_answers(
-    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, is_async: bool
+    real: GatewayRunnable, weak: LLMock, strong: LLMock, is_async: bool
 ):
     """The second provider is offered the same tools as the first."""
-    weak_api.fail(503)
-    strong_api.call_tool("get_weather", {"city": "Oslo"})
+    weak.fail(503)
+    strong.call_tool("get_weather", {"city": "Oslo"})
     answer = ask(real.bind_tools([get_weather]), is_async)
     assert answer.tool_calls[0]["args"] == {"city": "Oslo"}
     assert answer.response_metadata["gateway"]["model_name"] == "strong"
-    offered = [api.last_request.body["tools"] for api in (weak_api, strong_api)]
+    offered = [api.last_request.body["tools"] for api in (weak, strong)]
     assert offered[0] == offered[1]
 
 
 @both_ways
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 def test_every_method_of_structured_output_falls_over(
-    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, method: str, is_async: bool
+    real: GatewayRunnable, weak: LLMock, strong: LLMock, method: str, is_async: bool
 ):
     """Whatever way the schema goes out, prose that comes back is no answer."""
-    weak_api.reply("It is mild.")
+    weak.reply("It is mild.")
     if method == "function_calling":
-        strong_api.call_tool("Weather", {"city": "Oslo", "degrees": 4})
+        strong.call_tool("Weather", {"city": "Oslo", "degrees": 4})
     else:
-        strong_api.reply('{"city": "Oslo", "degrees": 4}')
+        strong.reply('{"city": "Oslo", "degrees": 4}')
     structured = real.with_structured_output(Weather, method=method)
     assert ask(structured, is_async, "Weather in Oslo, as JSON") == Weather(city="Oslo", degrees=4)
-    assert len(weak_api.requests) == len(strong_api.requests) == 1
+    assert len(weak.requests) == len(strong.requests) == 1
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize("include_raw", [False, True], ids=["parsed", "raw"])
 def test_failures_name_the_provider_and_not_the_parser(
-    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, method: str, include_raw: bool
+    real: GatewayRunnable, weak: LLMock, strong: LLMock, method: str, include_raw: bool
 ):
     """The model at the heart of the chain that structured output is made of has failed."""
-    weak_api.fail(401)
-    strong_api.fail(503)
+    weak.fail(401)
+    strong.fail(503)
     structured = real.with_structured_output(Weather, method=method, include_raw=include_raw)
     with pytest.raises(AllModelsFailedError, match=r"weak \(openai\).*strong \(openai\)"):
         structured.invoke("Weather in Oslo, as JSON")
@@ -427,8 +393,8 @@ def test_failures_name_the_provider_and_not_the_parser(
 @pytest.mark.parametrize("said", ["hunter2", '{"city": "hunter2", "degrees": "hunter2"}'])
 def test_no_answer_is_quoted_in_an_error_or_a_log(
     real: GatewayRunnable,
-    weak_api: LLMock,
-    strong_api: LLMock,
+    weak: LLMock,
+    strong: LLMock,
     method: str,
     said: str,
     is_async: bool,
@@ -436,7 +402,7 @@ def test_no_answer_is_quoted_in_an_error_or_a_log(
 ):
     """Parsers quote what they could not parse; it may be private."""
     caplog.set_level("DEBUG", "langchain_model_gateway")
-    for api in (weak_api, strong_api):
+    for api in (weak, strong):
         api.reply(said)
     structured = real.with_structured_output(Weather, method=method)
     with pytest.raises(AllModelsFailedError) as caught:
@@ -449,19 +415,17 @@ def test_no_answer_is_quoted_in_an_error_or_a_log(
 
 
 @both_ways
-def test_include_raw_over_http(
-    real: GatewayRunnable, weak_api: LLMock, strong_api: LLMock, is_async: bool
-):
+def test_include_raw_over_http(real: GatewayRunnable, weak: LLMock, strong: LLMock, is_async: bool):
     """A broken tool call falls over; when both break, the second one comes back."""
     structured = real.with_structured_output(Weather, method="function_calling", include_raw=True)
-    weak_api.break_tool_call()
-    strong_api.call_tool("Weather", {"city": "Oslo", "degrees": 4})
+    weak.break_tool_call()
+    strong.call_tool("Weather", {"city": "Oslo", "degrees": 4})
     result = ask(structured, is_async)
     assert result["parsed"] == Weather(city="Oslo", degrees=4)
     assert result["raw"].response_metadata["gateway"]["failed"][0]["model_name"] == "weak"
 
-    weak_api.reply("It is mild.")
-    strong_api.reply("It is hot.")
+    weak.reply("It is mild.")
+    strong.reply("It is hot.")
     result = ask(structured, is_async)
     assert result["raw"].content == "It is hot."
     assert result["parsed"] is None
@@ -470,9 +434,9 @@ def test_include_raw_over_http(
 # langchain-openai dumps a parsed chunk in a way that pydantic warns about.
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
-async def test_a_structured_stream_over_http(real: GatewayRunnable, weak_api: LLMock, method: str):
+async def test_a_structured_stream_over_http(real: GatewayRunnable, weak: LLMock, method: str):
     """A provider that is down costs a streamed answer nothing but the attempt."""
     structured = real.with_structured_output(Weather, method=method)
-    weak_api.fail(500, times=2)
+    weak.fail(500, times=2)
     assert isinstance(list(structured.stream("hi"))[-1], Weather)
     assert isinstance([chunk async for chunk in structured.astream("hi")][-1], Weather)
