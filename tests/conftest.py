@@ -1,7 +1,7 @@
 """What the tests share: every form of a call, and real providers to make it to."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from functools import reduce
 from operator import add
@@ -25,6 +25,20 @@ def _nothing(*_: Any) -> None:
     return None
 
 
+def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """`asyncio.run`, quiet about the tasks that a loop ended by an exit leaves unasked.
+
+    Their complaint comes whenever they are collected, and one that comes while a module is
+    compiled breaks CPython 3.11's compiler for the rest of the process (python/cpython#106905).
+    """
+    with asyncio.Runner() as runner:
+        try:
+            return runner.run(coroutine)
+        except (KeyboardInterrupt, SystemExit):
+            runner.get_loop().set_exception_handler(_nothing)
+            raise
+
+
 class BatchForm:
     """`run_batch(gateway, inputs)` gives the answers in the order of the inputs."""
 
@@ -37,7 +51,7 @@ class BatchForm:
     ) -> list[Any]:
         answers = getattr(runnable, self.name)(inputs, config, **kwargs)
         if self.is_async:
-            answers = asyncio.run(self._awaited(answers))
+            answers = _run(self._awaited(answers))
         if self.name.endswith("_as_completed"):
             pairs = sorted(answers, key=lambda pair: pair[0])
             assert [position for position, _ in pairs] == list(range(len(inputs)))
@@ -77,7 +91,7 @@ class StreamForm:
         `then` is asked at once, before an event loop's end could close what was left open.
         """
         if self.is_async:
-            return asyncio.run(self._awatch(stream, see, limit, then))
+            return _run(self._awatch(stream, see, limit, then))
         for count, chunk in enumerate(stream, 1):
             see(chunk)
             if count == limit:
@@ -108,9 +122,9 @@ class CallForm:
             case "invoke":
                 return runnable.invoke(value, config, **kwargs)
             case "ainvoke":
-                return asyncio.run(runnable.ainvoke(value, config, **kwargs))
+                return _run(runnable.ainvoke(value, config, **kwargs))
             case "astream_events":
-                return asyncio.run(self._from_events(runnable, value, config, kwargs))
+                return _run(self._from_events(runnable, value, config, kwargs))
             case name if name in BATCHES:
                 return BatchForm(name)(runnable, [value], config, **kwargs)[0]
             case name:
