@@ -3,8 +3,10 @@
 import builtins
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import langchain_core.exceptions
@@ -99,7 +101,7 @@ def deserialize(
             value,
             allowed_objects=allowed,
             valid_namespaces=[each.lc_id()[0] for each in allowed],
-            secrets_map={**secrets_map, **secrets},
+            secrets_map=dict(secrets),
             secrets_from_env=secrets_from_env,
             init_validator=validate,
         )
@@ -107,18 +109,23 @@ def deserialize(
     models = []
     for position, entry in enumerate(entries):
         name = entry["model_name"]
-        secrets = dict(deployment_secrets.get(name, {}))
+        secrets = {**secrets_map, **deployment_secrets.get(name, {})}
+        model = entry["model"]
         if not secrets_from_env:
-            missing = _secret_names(entry["model"]) - secrets.keys() - secrets_map.keys()
+            # An empty one is none: given it, a client would look for another.
+            secrets = {secret: value for secret, value in secrets.items() if value}
+            missing = _secret_names(model) - secrets.keys()
             secrets |= {secret: _not_given(name, secret) for secret in missing}
+            model = _without_gaps(name, model, allowed)
         try:
-            model = revive(entry["model"], secrets)
+            model = revive(model, secrets)
         except Exception as error:
             where = f"kwargs.models[{position}] ({one_line(name, 60)!r})"
             raise ValueError(f"{where} cannot be loaded: {quote(error)}") from error
         models.append({**entry, "model": model})
     try:
-        gateway = revive({**data, "kwargs": {**arguments, "models": models}}, {})  # type: ignore[dict-item]
+        payload = {**data, "kwargs": {**arguments, "models": models}}  # type: ignore[dict-item]
+        gateway = revive(payload, secrets_map)
     except ValueError:
         raise
     except Exception as error:
@@ -135,6 +142,26 @@ def _not_given(name: str, secret: str) -> str:
         one_line(secret, 60),
     )
     return f"[{one_line(secret, 60)} was not given]"
+
+
+def _without_gaps(name: str, model: Any, allowed: Sequence[type[Serializable]]) -> Any:
+    """A copy of a model's payload that leaves no key to be found in the environment."""
+    model = deepcopy(model)
+    classes = {cls.lc_id()[-1]: cls for cls in allowed}
+    for node in _lc_nodes(model, "constructor"):
+        node.setdefault("kwargs", {})
+        match node:
+            case {"id": [*_, str(cls_name)], "kwargs": dict(given)} if cls_name in classes:
+                cls = classes[cls_name]
+            case _:
+                continue  # for the loader to refuse
+        # A property of instances, though the same for all.
+        for field, secret in cls.__new__(cls).lc_secrets.items():
+            info = cls.model_fields.get(field)
+            spellings = [field, *([info.alias] if info and info.alias else [])]
+            if secret in os.environ and not any(map(given.get, spellings)):
+                given |= dict.fromkeys(spellings, _not_given(name, secret))
+    return model
 
 
 def picklable(gateway: "GatewayRunnable") -> dict[str, Any]:

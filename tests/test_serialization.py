@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import langchain_core.exceptions
@@ -20,7 +21,8 @@ from langchain_core.load import dumpd, dumps, load
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, HumanMessagePromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableBinding, RunnableLambda, RunnableSequence
-from langchain_openai import ChatOpenAI
+from langchain_openai import AzureChatOpenAI, ChatOpenAI
+from pydantic import SecretStr
 
 from langchain_model_gateway import (
     AllModelsFailedError,
@@ -383,6 +385,60 @@ def test_a_clients_own_variable_is_not_read_unless_asked(monkeypatch: pytest.Mon
         core: Any = revived(data, secrets_map=None)["weak"].core
         assert core.root_client.api_key != STRONG_KEY
     assert key_of(revived(data, secrets_map=None, secrets_from_env=True), "weak") == STRONG_KEY
+
+
+@pytest.mark.parametrize("key", [..., None, ""])
+@pytest.mark.parametrize("spelling", ["openai_api_key", "api_key"])
+def test_a_payload_that_leaves_its_key_out_gets_none(
+    spelling: str, key: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Taking the reference out of a payload does not send the key around to its endpoint."""
+    monkeypatch.setenv("OPENAI_API_KEY", STRONG_KEY)
+    data = gateway_over(client(1).bind(stop=["x"]), client(2)).serialize()
+    arguments = data["kwargs"]["models"][0]["model"]["kwargs"]["bound"]["kwargs"]
+    del arguments["openai_api_key"]
+    if key is not ...:
+        arguments[spelling] = key
+    before = deepcopy(data)
+    again = revived(data)
+    core: Any = again["weak"].core
+    assert "was not given" in core.root_client.api_key
+    assert STRONG_KEY not in core.root_client.api_key
+    assert "'weak' got no OPENAI_API_KEY" in caplog.text
+    assert data == before
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_a_secret_given_as_nothing_is_not_given(
+    given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lookup that found nothing does not let the client look for itself."""
+    monkeypatch.setenv("OPENAI_API_KEY", STRONG_KEY)
+    again = revived(one_endpoint().serialize(), secrets_map={"OPENAI_API_KEY": given})
+    core: Any = again["weak"].core
+    assert STRONG_KEY not in core.root_client.api_key
+
+
+def azure_payload(**settings: Any) -> Any:
+    """A gateway over Azure, as data."""
+    azure = AzureChatOpenAI(
+        azure_endpoint="http://127.0.0.1:1", api_version="2024-10-21", **settings
+    )
+    return gateway_over(azure, azure).serialize()
+
+
+def test_a_key_of_the_other_kind_is_not_found_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client with two kinds of key does not take the second from the environment."""
+    monkeypatch.delenv("AZURE_OPENAI_AD_TOKEN", raising=False)
+    data = azure_payload(api_key=SecretStr(WEAK_KEY))
+    options: dict[str, Any] = {"allowed_objects": [AzureChatOpenAI]}
+    options["secrets_map"] = {"AZURE_OPENAI_API_KEY": WEAK_KEY}
+    core: Any = GatewayRunnable.from_serialized(data, **options)["weak"].core
+    assert core.root_client._azure_ad_token is None  # it goes on with its one key
+    assert core.root_client.api_key == WEAK_KEY
+    monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", STRONG_KEY)
+    core = GatewayRunnable.from_serialized(data, **options)["weak"].core
+    assert STRONG_KEY not in core.root_client._azure_ad_token
 
 
 def test_the_map_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
