@@ -1,6 +1,7 @@
 """What counts as an answer: when one has begun, why one is refused, and the mark of who gave it."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Final
 
 from langchain_core.exceptions import ModelAPIError, ModelError
@@ -111,19 +112,20 @@ def check_answer(answer: Any, reject: frozenset[Rejection]) -> None:
     Raises:
         RejectedAnswerError: If it is nothing, does not parse, or is of a kind that is refused.
     """
-    if answer is None:
+    if isinstance(answer, BaseMessage):
+        if "empty" in reject and is_empty(answer):
+            raise RejectedAnswerError(_EMPTY)
+        if reject:
+            _check_refusal(answer, reject)
+            _check_finish(_finish_reason(answer), reject)
+    elif answer is None:
         raise RejectedAnswerError("no output: the model called no tool")
-    if is_structured(answer):
+    elif is_structured(answer):
         # The parser's error quotes the answer; its type is enough to act on.
         if (error := answer["parsing_error"]) is not None:
             raise RejectedAnswerError(f"the output does not parse ({type(error).__name__})")
         if answer["parsed"] is None:
             raise RejectedAnswerError("no output: the model called no tool")
-    if reject and isinstance(answer, BaseMessage):
-        if "empty" in reject and is_empty(answer):
-            raise RejectedAnswerError(_EMPTY)
-        _check_refusal(answer, reject)
-        _check_finish(_finish_reason(answer), reject)
 
 
 def is_structured(answer: Any) -> bool:
@@ -156,18 +158,18 @@ def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> An
     What is no message comes back as it is, but for `include_raw=True`'s dict.
     """
     if isinstance(answer, BaseMessage):
-        mark: dict[str, Any] = {
-            "model_name": model_name,
-            "failed": [
-                {"model_name": failure.model_name, "error": type(failure.exception).__name__}
-                for failure in failures
-            ],
-        }
+        mark: dict[str, Any] = {"model_name": model_name, "failed": []}
+        for failure in failures:
+            failed = {"model_name": failure.model_name, "error": type(failure.exception).__name__}
+            mark["failed"].append(failed)
         # A gateway inside this one has left its own.
         if (inner := answer.response_metadata.get(STAMP)) is not None:
             mark[STAMP] = inner
-        metadata = {**answer.response_metadata, STAMP: mark}
-        return answer.model_copy(update={"response_metadata": metadata})
+        # What model_copy(update=...) does, in two thirds of its time.
+        stamped = copy(answer)
+        stamped.__dict__["response_metadata"] = {**answer.response_metadata, STAMP: mark}
+        stamped.model_fields_set.add("response_metadata")
+        return stamped
     if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
         return {**answer, "raw": stamp(answer["raw"], model_name, failures)}
     return answer

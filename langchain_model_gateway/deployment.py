@@ -64,6 +64,12 @@ class ModelDeployment(BaseModel):
     def _core(self) -> Runnable[Any, Any]:
         return innermost(self.model)
 
+    @cached_property
+    def _provider(self) -> str:
+        if isinstance(self._core, BaseChatModel):
+            return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
+        return self.model_class
+
     @field_validator("model_name", mode="before")
     @classmethod
     def _check_name(cls, value: object) -> str:
@@ -98,7 +104,7 @@ class ModelDeployment(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
         copied = super().model_copy(update=update, deep=deep)
-        for cached in ("_schedule", "_core"):
+        for cached in ("_schedule", "_core", "_provider"):
             copied.__dict__.pop(cached, None)
         return copied
 
@@ -155,9 +161,7 @@ class ModelDeployment(BaseModel):
     @property
     def provider(self) -> str:
         """Who serves the model, such as "openai", as traces name it."""
-        if isinstance(self._core, BaseChatModel):
-            return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
-        return self.model_class
+        return self._provider
 
     @property
     def core(self) -> Runnable[Any, Any]:

@@ -6,8 +6,7 @@ There are four, for a plain call and a stream, sync and async; everything that d
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import aclosing, closing, nullcontext
-from functools import partial
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 from langchain_core.language_models import LanguageModelInput
@@ -21,7 +20,7 @@ from langchain_model_gateway.timing import (
     aclosing_if_closable,
     closing_if_closable,
 )
-from langchain_model_gateway.tracing import Run, atraced, effective, merged, traced
+from langchain_model_gateway.tracing import Run, effective, merged
 
 PREFERENCE: Final = "model_preference"
 
@@ -49,15 +48,17 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         call = self._call(config, kwargs)
-        with traced(self, input, config) as run, call:
+        with Run(self, input, config) as run, call:
             for step in call.steps():
                 if isinstance(step, Wait):
                     call.clock.sleep(step.seconds)
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
-                ask = partial(model.invoke, _own(input), child, **_own(kwargs))
                 try:
-                    call.answered(call.clock.call(step.seconds, ask))
+                    answer = call.clock.call(
+                        step.seconds, model.invoke, _own(input), child, **_own(kwargs)
+                    )
+                    call.answered(answer)
                 except BaseException as error:  # the call decides
                     if not call.failed(error):
                         raise
@@ -71,7 +72,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     ) -> Any:
         call = self._call(config, kwargs)
         cancellation = Cancellation()
-        async with atraced(self, input, config) as run:
+        async with Run(self, input, config) as run:
             with call:
                 for step in call.steps():
                     if isinstance(step, Wait):
@@ -94,11 +95,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         call = self._call(config, kwargs)
-        with (
-            traced(self, input, config) as run,
-            closing(self._chunks(call, run, input, kwargs)) as chunks,
-        ):
-            yield from run.tap(chunks)
+        with Run(self, input, config) as run:
+            yield from run.tap(self._chunks(call, run, input, kwargs))
 
     def _chunks(
         self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
@@ -110,9 +108,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
                 try:
-                    chunks = iter(model.stream(_own(input), child, **_own(kwargs)))
-                    if call.is_timed:
-                        chunks = call.clock.stream(chunks, call.patience)
+                    given = iter(model.stream(_own(input), child, **_own(kwargs)))
+                    chunks = call.watched(given, call.clock.stream)
                     with closing_if_closable(chunks):
                         for chunk in chunks:
                             yield from call.saw(chunk)
@@ -128,11 +125,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     ) -> AsyncGenerator[Any, None]:
         call = self._call(config, kwargs)
         async with (
-            atraced(self, input, config) as run,
-            aclosing(self._achunks(call, run, input, kwargs)) as chunks,
-            aclosing(run.atap(chunks)) as tapped,
+            Run(self, input, config) as run,
+            aclosing(run.atap(self._achunks(call, run, input, kwargs))) as chunks,
         ):
-            async for chunk in tapped:
+            async for chunk in chunks:
                 yield chunk
 
     async def _achunks(
@@ -146,9 +142,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                     continue
                 model, child = step.deployment.model, run.child(step.deployment.model_name)
                 try:
-                    chunks = aiter(model.astream(_own(input), child, **_own(kwargs)))
-                    if call.is_timed:
-                        chunks = call.clock.astream(chunks, call.patience)
+                    given = aiter(model.astream(_own(input), child, **_own(kwargs)))
+                    chunks = call.watched(given, call.clock.astream)
                     async with aclosing_if_closable(chunks):
                         async for chunk in chunks:
                             for ready in call.saw(chunk):
@@ -183,14 +178,9 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        answers: list[Any] = [None] * len(inputs)
-        completed = self.abatch_as_completed(
-            inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
-        async with aclosing(completed):
-            async for position, answer in completed:
-                answers[position] = answer
-        return answers
+        begun = self._begun(inputs, config, kwargs, return_exceptions=return_exceptions)
+        async with begun as tasks:
+            return [answer for _, answer in await asyncio.gather(*tasks)]
 
     @override
     async def abatch_as_completed(
@@ -201,9 +191,22 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> AsyncGenerator[tuple[int, Any], None]:
-        # Each input is routed by itself. Unlike the base class, leave no task running.
-        configs = get_config_list(config, len(inputs))
+        begun = self._begun(inputs, config, kwargs, return_exceptions=return_exceptions)
+        async with begun as tasks:
+            for task in asyncio.as_completed(tasks):
+                yield await task
 
+    @asynccontextmanager
+    async def _begun(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None,
+        kwargs: dict[str, Any],
+        *,
+        return_exceptions: bool,
+    ) -> AsyncIterator[list["asyncio.Task[tuple[int, Any]]"]]:
+        """A task for each input, routed by itself; unlike the base class, none is left running."""
+        configs = get_config_list(config, len(inputs))
         limit = configs[0].get("max_concurrency") if configs else None
         turn = asyncio.Semaphore(limit) if limit else nullcontext()
 
@@ -219,12 +222,12 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
         tasks = [asyncio.ensure_future(answer(position)) for position in range(len(inputs))]
         try:
-            for task in asyncio.as_completed(tasks):
-                yield await task
+            yield tasks
         finally:
-            for unfinished in tasks:
-                unfinished.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            unfinished = [task for task in tasks if not task.done()]
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
 
 def _configured_preference(config: RunnableConfig | None) -> Any:

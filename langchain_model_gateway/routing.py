@@ -9,8 +9,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import chain, filterfalse
+from operator import is_
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from langchain_core.exceptions import ModelTimeoutError
 
@@ -38,6 +41,8 @@ from langchain_model_gateway.errors import (
 from langchain_model_gateway.health import HealthState, Ticket
 from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy
 from langchain_model_gateway.timing import Clock
+
+Stream = TypeVar("Stream")
 
 logger: Final = logging.getLogger("langchain_model_gateway")
 
@@ -127,40 +132,6 @@ class Routing:
             return True
         return isinstance(error, self.exceptions_to_handle) and not is_control_flow(error)
 
-    def route(
-        self,
-        preferred: ModelDeployment | None,
-        now: Callable[[], datetime],
-        wakes_at: Callable[[str], float | None],
-    ) -> Iterator[ModelDeployment | SkippedModel]:
-        """Go through the deployments in order and tell of each that it may be tried, or why not.
-
-        Lazy: the clock is looked at when a deployment's turn has come, and a call whose first
-        choice answers looks at no other. Those at rest come last, soonest to wake first.
-
-        Args:
-            preferred: Whom to try first.
-            now: The clock.
-            wakes_at: Tells of a deployment when its rest ends; `None` if a call may go to it.
-        """
-        resting: list[tuple[float, ModelDeployment]] = []
-        for deployment in self._in_order(preferred):
-            if (skip := deployment.restriction(now())) is not None:
-                yield skip
-            elif self.cooldown and (wake := wakes_at(deployment.model_name)) is not None:
-                resting.append((wake, deployment))
-            else:
-                yield deployment
-        for _, deployment in sorted(resting, key=lambda each: each[0]):
-            yield deployment.restriction(now()) or deployment
-
-    def _in_order(self, preferred: ModelDeployment | None) -> Iterator[ModelDeployment]:
-        if preferred is not None:
-            yield preferred
-        for deployment in self.deployments.values():
-            if deployment is not preferred:
-                yield deployment
-
     def plan(self, preference: object, at: datetime | None = None) -> RoutingPlan:
         """What a call now, or at that moment, would do, if nobody's health changes until then."""
         clock = self.clock
@@ -176,13 +147,60 @@ class Routing:
                 resting.append(SkippedModel(name, "resting after failures", until))
             return wake
 
-        choices = list(self.route(self.preferred(preference), lambda: moment, wakes_at))
+        choices = list(Route(self, self.preferred(preference), lambda: moment, wakes_at))
         return RoutingPlan(
             order=tuple(c.model_name for c in choices if isinstance(c, ModelDeployment)),
             skipped=tuple(c for c in choices if isinstance(c, SkippedModel)),
             resting=tuple(resting),
             at=moment,
         )
+
+
+class Route(Iterator[ModelDeployment | SkippedModel]):
+    """A way through the deployments in order, telling of each that it may be tried, or why not.
+
+    Lazy: the clock is looked at when a deployment's turn has come, and a call whose first choice
+    answers looks at no other. Those at rest come last, soonest to wake first.
+
+    Args:
+        routing: Who there is, and the rules.
+        preferred: Whom to try first.
+        now: The clock.
+        wakes_at: Tells of a deployment when its rest ends; `None` if a call may go to it.
+    """
+
+    # No generator: to end one that is left half-way is a good part of what a healthy call costs.
+    __slots__ = ("_is_rest_considered", "_now", "_resting", "_turns", "_wakes_at")
+
+    def __init__(
+        self,
+        routing: Routing,
+        preferred: ModelDeployment | None,
+        now: Callable[[], datetime],
+        wakes_at: Callable[[str], float | None],
+    ) -> None:
+        self._turns: Iterator[ModelDeployment] = iter(routing.deployments.values())
+        if preferred is not None:
+            self._turns = chain([preferred], filterfalse(partial(is_, preferred), self._turns))
+        self._is_rest_considered = routing.cooldown is not None
+        self._now = now
+        self._wakes_at = wakes_at
+        self._resting: list[tuple[float, ModelDeployment]] = []
+
+    def __next__(self) -> ModelDeployment | SkippedModel:
+        for deployment in self._turns:
+            if (skip := deployment.restriction(self._now())) is not None:
+                return skip
+            if not self._is_rest_considered:
+                return deployment
+            if (wake := self._wakes_at(deployment.model_name)) is None:
+                return deployment
+            self._resting.append((wake, deployment))
+        if not self._resting:
+            raise StopIteration
+        self._resting.sort(key=lambda each: each[0])
+        _, deployment = self._resting.pop(0)
+        return deployment.restriction(self._now()) or deployment
 
 
 class Call:
@@ -244,6 +262,8 @@ class Call:
         traceback: TracebackType | None,
     ) -> None:
         self._release()
+        # They hold this call's frames by their tracebacks, and the call holds them.
+        self.failures = []
 
     # --- what comes next ---------------------------------------------------------------------
 
@@ -254,7 +274,7 @@ class Call:
             NoModelAvailableError: If no deployment may be used now.
             AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
-        for choice in self._routing.route(self._preferred, self.clock.now, self._admit):
+        for choice in Route(self._routing, self._preferred, self.clock.now, self._admit):
             if isinstance(choice, SkippedModel):
                 self.skipped.append(choice)
                 logger.debug("skipped %s", choice)
@@ -274,7 +294,6 @@ class Call:
         while True:
             if is_last_resort and self._admit(name) is not None:
                 self._ticket = self._routing.health.join(name)
-            self._stream = StreamedAnswer(self._routing.reject)
             yield Attempt(deployment, self._time_for_attempt(deployment))
             if self._is_settled:
                 return
@@ -386,13 +405,21 @@ class Call:
 
     # --- time --------------------------------------------------------------------------------
 
-    @property
-    def is_timed(self) -> bool:
-        """Whether a stream of the current deployment must be watched."""
-        limits = (self._deadline, self._current.timeout, self._current.stall_timeout)
-        return limits != (None, None, None)
+    def watched(
+        self, chunks: Stream, guard: Callable[[Stream, Callable[[], float | None]], Stream]
+    ) -> Stream:
+        """The stream of the current attempt, about to be read; under guard if it may take too long.
 
-    def patience(self) -> float | None:
+        Args:
+            chunks: The stream.
+            guard: The clock's `stream` or `astream`.
+        """
+        self._stream = StreamedAnswer(self._routing.reject)
+        deployment = self._current
+        limits = (self._deadline, deployment.timeout, deployment.stall_timeout)
+        return chunks if limits == (None, None, None) else guard(chunks, self._patience)
+
+    def _patience(self) -> float | None:
         """How many seconds the next chunk may take; `None`: any time."""
         present = self.clock.monotonic()
         ends = (self._attempt_ends, self._deadline)
@@ -403,10 +430,11 @@ class Call:
         return min(limits, default=None)
 
     def _time_for_attempt(self, deployment: ModelDeployment) -> float | None:
-        self._attempt_ends = None
-        if deployment.timeout is not None:
-            self._attempt_ends = self.clock.monotonic() + deployment.timeout
-        return self.patience()
+        left, seconds = self._time_left(), deployment.timeout
+        self._attempt_ends = None if seconds is None else self.clock.monotonic() + seconds
+        if left is None or seconds is None:
+            return seconds if left is None else left
+        return min(left, seconds)
 
     def _time_left(self) -> float | None:
         if self._deadline is None:
@@ -420,26 +448,25 @@ class Call:
 
     def _succeeded(self) -> None:
         self._is_settled = True
-        if (ticket := self._take_ticket()) is not None:
-            self._routing.health.succeeded(ticket)
+        if self._ticket is not None:
+            self._routing.health.succeeded(self._ticket)
+            self._ticket = None
 
     def _count_failure(self, error: Exception) -> None:
-        policy, ticket = self._routing.cooldown, self._take_ticket()
+        policy, ticket = self._routing.cooldown, self._ticket
         if policy is None or ticket is None:
             return
         if isinstance(error, RejectedAnswerError) or is_request_fault(error):
-            self._routing.health.released(ticket)
+            self._release()
             return
         asked = retry_after(error, self.clock.now())
         self._routing.health.failed(ticket, policy, self.clock.monotonic(), asked)
+        self._ticket = None
 
     def _release(self) -> None:
-        if (ticket := self._take_ticket()) is not None:
-            self._routing.health.released(ticket)
-
-    def _take_ticket(self) -> Ticket | None:
-        ticket, self._ticket = self._ticket, None
-        return ticket
+        if self._ticket is not None:
+            self._routing.health.released(self._ticket)
+            self._ticket = None
 
     def _give_up(self, because: str = "") -> ModelRouterError:
         error: ModelRouterError

@@ -14,6 +14,7 @@ from contextlib import (
 )
 from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, Final, TypeVar
@@ -49,7 +50,9 @@ class Clock:
         """Wait, letting others run."""
         await asyncio.sleep(seconds)
 
-    def call(self, seconds: float | None, function: Callable[[], T]) -> T:
+    def call(
+        self, seconds: float | None, function: Callable[..., T], /, *args: Any, **kwargs: Any
+    ) -> T:
         """Call `function`, waiting at most `seconds` for its answer.
 
         A thread cannot be stopped: a call that takes longer is left to end by itself.
@@ -58,31 +61,20 @@ class Clock:
             ModelTimeoutError: If there is no answer in time.
         """
         if seconds is None:
-            return function()
+            return function(*args, **kwargs)
         future: Future[T] = Future()
-        _in_background(lambda: _fulfil(future, function))
+        _in_background(lambda: _fulfil(future, partial(function, *args, **kwargs)))
         if not wait([future], timeout=max(seconds, 0)).done:
             raise _too_late(seconds)
         return future.result()
 
-    async def acall(self, seconds: float | None, awaitable: Awaitable[T]) -> T:
-        """Await, for at most `seconds`; then what is awaited is cancelled.
+    def acall(self, seconds: float | None, awaitable: Awaitable[T]) -> Awaitable[T]:
+        """What to await in place of `awaitable`, so that it is cancelled after `seconds`.
 
         Raises:
-            ModelTimeoutError: If there is no answer in time.
+            ModelTimeoutError: When awaited, if there is no answer in time.
         """
-        if seconds is None:
-            return await awaitable
-        limit = asyncio.timeout(seconds)
-        try:
-            async with limit:
-                return await awaitable
-        except BaseException as error:
-            # A model may turn the cancellation into an error of its own; and a cancellation that
-            # is still one came from outside.
-            if limit.expired() and not isinstance(error, asyncio.CancelledError):
-                raise _too_late(seconds) from error
-            raise
+        return awaitable if seconds is None else _within(seconds, awaitable)
 
     def stream(
         self, chunks: Iterator[T], patience: Callable[[], float | None]
@@ -157,6 +149,19 @@ def closing_if_closable(chunks: Any) -> AbstractContextManager[Any]:
 def aclosing_if_closable(chunks: Any) -> AbstractAsyncContextManager[Any]:
     """`aclosing`, also for iterators that have nothing to close."""
     return aclosing(chunks) if hasattr(chunks, "aclose") else nullcontext()
+
+
+async def _within(seconds: float, awaitable: Awaitable[T]) -> T:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await awaitable
+    except BaseException as error:
+        # A model may turn the cancellation into an error of its own; and a cancellation that is
+        # still one came from outside.
+        if limit.expired() and not isinstance(error, asyncio.CancelledError):
+            raise _too_late(seconds) from error
+        raise
 
 
 def _too_late(seconds: float) -> ModelTimeoutError:

@@ -3,11 +3,11 @@
 Where nobody listens there is no run, and the same code has less to do.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
 from functools import cache, reduce
 from operator import add
-from typing import Any, Final, cast
+from typing import Any, Final, Self, TypeGuard, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
@@ -17,7 +17,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.globals import get_debug
 from langchain_core.messages import AIMessageChunk
-from langchain_core.runnables import Runnable, RunnableConfig, ensure_config, patch_config
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
@@ -32,69 +32,133 @@ DEPLOYMENT_TAG: Final = "gateway:deployment:"
 ATTEMPT_TAG: Final = "gateway:attempt:"
 FALLBACK_EVENT: Final = "gateway_fallback"
 
+_OF_ONE_RUN: Final = frozenset({"run_id", "run_name"})
+
 
 class Run:
-    """A call's run, or the absence of one.
+    """The run of one call, or the absence of one: a context manager, sync or async.
+
+    Args:
+        runnable: Whose call it is; the run has its name, unless the config has one.
+        value: The call's input.
+        config: The call's config.
 
     Attributes:
         output: What the run is reported to have given, for whoever listens.
     """
 
-    __slots__ = ("_attempts", "_config", "_manager", "output")
+    __slots__ = ("_attempts", "_config", "_manager", "_runnable", "_value", "output")
 
     def __init__(
-        self,
-        config: RunnableConfig | None,
-        manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None = None,
+        self, runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None
     ) -> None:
+        self._runnable = runnable
+        self._value = value
         self._config = config
-        self._manager = manager
+        self._manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None = None
         self._attempts = 0
         self.output: Any = None
+
+    def __enter__(self) -> Self:
+        if _somebody_listens(self._config):
+            config, start = self._started()
+            self._manager = get_callback_manager_for_config(config).on_chain_start(**start)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._manager is None:
+            return
+        manager = cast("CallbackManagerForChainRun", self._manager)
+        if _is_failure(error):
+            manager.on_chain_error(error)
+        else:
+            manager.on_chain_end(self.output)
+
+    async def __aenter__(self) -> Self:
+        if _somebody_listens(self._config):
+            config, start = self._started()
+            manager = get_async_callback_manager_for_config(config)
+            self._manager = await manager.on_chain_start(**start)
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._manager is None:
+            return
+        manager = cast("AsyncCallbackManagerForChainRun", self._manager)
+        if _is_failure(error):
+            await manager.on_chain_error(error)
+        else:
+            await manager.on_chain_end(self.output)
+
+    def _started(self) -> tuple[RunnableConfig, dict[str, Any]]:
+        """The whole config, and how its run starts."""
+        self._config = config = ensure_config(self._config)
+        name = config.get("run_name") or self._runnable.get_name()
+        start = {"serialized": None, "inputs": self._value, "name": name}
+        return config, {**start, "run_id": config.get("run_id")}
 
     def child(self, model_name: str) -> RunnableConfig | None:
         """The config for the next attempt: the caller's own, with a child run where one is kept."""
         self._attempts += 1
-        if self._manager is not None:
-            config = patch_config(self._config, callbacks=self._manager.get_child())
-            # In the config and not in get_child(): only there they reach runs below a retry.
-            config["tags"] = [*(config.get("tags") or ()), DEPLOYMENT_TAG + model_name]
-            if self._attempts > 1:
-                config["tags"].append(f"{ATTEMPT_TAG}{self._attempts}")
-            return config
         if self._config is None:
             return None
-        # A model must not edit the next one's config, and a run's id and name belong to one run.
-        own = {
-            key: value.copy() if isinstance(value, (list, dict)) else value
-            for key, value in self._config.items()
-            if key not in {"run_id", "run_name"}
-        }
-        return cast("RunnableConfig", own)
+        config = self._handed_on()
+        if self._manager is not None:
+            # In the config and not in get_child(): only there they reach runs below a retry.
+            tags = [DEPLOYMENT_TAG + model_name]
+            if self._attempts > 1:
+                tags.append(f"{ATTEMPT_TAG}{self._attempts}")
+            config["tags"] = [*(config.get("tags") or ()), *tags]
+        return config
 
     def fell_over(self, failures: Sequence[FailedAttempt]) -> None:
         """Tell those who listen to events that an attempt failed."""
         if self._manager is not None:
-            config = patch_config(self._config, callbacks=self._manager.get_child())
-            dispatch_custom_event(FALLBACK_EVENT, _event(failures), config=config)
+            dispatch_custom_event(FALLBACK_EVENT, _event(failures), config=self._handed_on())
 
     async def afell_over(self, failures: Sequence[FailedAttempt]) -> None:
         """Tell those who listen to events that an attempt failed."""
         if self._manager is not None:
-            config = patch_config(self._config, callbacks=self._manager.get_child())
-            await adispatch_custom_event(FALLBACK_EVENT, _event(failures), config=config)
+            await adispatch_custom_event(FALLBACK_EVENT, _event(failures), config=self._handed_on())
 
-    def tap(self, chunks: Iterator[Any]) -> Iterator[Any]:
+    def _handed_on(self) -> RunnableConfig:
+        """A copy of the config: a model must not edit the next one's."""
+        own: dict[str, Any] = {
+            key: value.copy() if isinstance(value, (list, dict)) else value
+            for key, value in (self._config or {}).items()
+            if key not in _OF_ONE_RUN
+        }
+        if self._manager is not None:
+            own["callbacks"] = self._manager.get_child()
+        return cast("RunnableConfig", own)
+
+    def tap(self, chunks: Generator[Any, None, None]) -> Generator[Any, None, None]:
         """Pass chunks through, letting those who listen see them."""
-        if self._manager is None:
-            return chunks
-        return self._recorded(self._tapped(chunks, "tap_output_iter"))
+        return chunks if self._manager is None else self._recorded(chunks)
 
     def atap(self, chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
         """Pass chunks through, letting those who listen see them."""
-        if self._manager is None:
-            return chunks
-        return self._arecorded(self._tapped(chunks, "tap_output_aiter"))
+        return chunks if self._manager is None else self._arecorded(chunks)
+
+    def _recorded(self, chunks: Generator[Any, None, None]) -> Generator[Any, None, None]:
+        seen: list[Any] = []
+        try:
+            with closing(chunks):
+                for chunk in self._tapped(chunks, "tap_output_iter"):
+                    seen.append(chunk)
+                    yield chunk
+        finally:
+            self.output = merged(seen)
+
+    async def _arecorded(self, chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        seen: list[Any] = []
+        try:
+            async with aclosing(chunks):
+                async for chunk in self._tapped(chunks, "tap_output_aiter"):
+                    seen.append(chunk)
+                    yield chunk
+        finally:
+            self.output = merged(seen)
 
     def _tapped(self, chunks: Any, method: str) -> Any:
         assert self._manager is not None  # noqa: S101
@@ -102,78 +166,6 @@ class Run:
             if isinstance(handler, _StreamingCallbackHandler):
                 return getattr(handler, method)(self._manager.run_id, chunks)
         return chunks
-
-    def _recorded(self, chunks: Iterator[Any]) -> Iterator[Any]:
-        seen: list[Any] = []
-        try:
-            for chunk in chunks:
-                seen.append(chunk)
-                yield chunk
-        finally:
-            self.output = merged(seen)
-
-    async def _arecorded(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
-        seen: list[Any] = []
-        try:
-            async for chunk in chunks:
-                seen.append(chunk)
-                yield chunk
-        finally:
-            self.output = merged(seen)
-
-
-@contextmanager
-def traced(
-    runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None
-) -> Iterator[Run]:
-    """Keep a run for the time of a call, if anybody listens.
-
-    Args:
-        runnable: Whose call it is; the run has its name, unless the config has one.
-        value: The call's input.
-        config: The call's config.
-    """
-    if not _somebody_listens(config):
-        yield Run(config)
-        return
-    config, run_id = _own_config(config)
-    manager = get_callback_manager_for_config(config).on_chain_start(
-        None, value, name=config.get("run_name") or runnable.get_name(), run_id=run_id
-    )
-    run = Run(config, manager)
-    try:
-        yield run
-    except GeneratorExit:  # the reader of a stream has had enough
-        manager.on_chain_end(run.output)
-        raise
-    except BaseException as error:
-        manager.on_chain_error(error)
-        raise
-    manager.on_chain_end(run.output)
-
-
-@asynccontextmanager
-async def atraced(
-    runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None
-) -> AsyncIterator[Run]:
-    """`traced`, for async handlers."""
-    if not _somebody_listens(config):
-        yield Run(config)
-        return
-    config, run_id = _own_config(config)
-    manager = await get_async_callback_manager_for_config(config).on_chain_start(
-        None, value, name=config.get("run_name") or runnable.get_name(), run_id=run_id
-    )
-    run = Run(config, manager)
-    try:
-        yield run
-    except GeneratorExit:
-        await manager.on_chain_end(run.output)
-        raise
-    except BaseException as error:
-        await manager.on_chain_error(error)
-        raise
-    await manager.on_chain_end(run.output)
 
 
 def effective(config: RunnableConfig | None, key: str) -> Any:
@@ -194,9 +186,9 @@ def _event(failures: Sequence[FailedAttempt]) -> dict[str, Any]:
     }
 
 
-def _own_config(config: RunnableConfig | None) -> tuple[RunnableConfig, Any]:
-    own = ensure_config(config)
-    return own, own.pop("run_id", None)
+def _is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
+    # The reader of a stream may have had enough.
+    return error is not None and not isinstance(error, GeneratorExit)
 
 
 def _somebody_listens(config: RunnableConfig | None) -> bool:

@@ -69,10 +69,12 @@ class VirtualClock(Clock):
     async def asleep(self, seconds: float) -> None:
         self.sleep(seconds)
 
-    def call(self, seconds: float | None, function: Callable[[], Any]) -> Any:
+    def call(
+        self, seconds: float | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         begun = self.time
         try:
-            answer = function()
+            answer = function(*args, **kwargs)
         except Exception:
             self._cut(begun, seconds)
             raise
