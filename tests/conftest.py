@@ -1,6 +1,7 @@
 """What the tests share: every form of a call, and real providers to make it to."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from functools import reduce
@@ -156,6 +157,18 @@ def ask_stream(request: pytest.FixtureRequest) -> StreamForm:
 def run_batch(request: pytest.FixtureRequest) -> BatchForm:
     """Every way to put many questions."""
     return BatchForm(request.param)
+
+
+@pytest.fixture
+def in_nepal() -> Iterator[None]:
+    """The machine's own timezone is one that shares no hour with UTC."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("this system's timezone cannot be changed for one process")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "<+0545>-5:45")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture(scope="session")

@@ -134,6 +134,16 @@ def test_a_name_that_is_nobodys_is_ignored_with_a_warning(
         assert name in record.getMessage()
 
 
+def test_a_preference_that_is_no_name_is_told_by_its_type(
+    ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a stranger like any other, and what it holds is not shown."""
+    answer = ask(gateway(says("a"), says("b")), "x", model_preference=["strong"])
+    assert mark(answer)["model_name"] == "weak"
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert "model_preference 'list':" in record.getMessage()
+
+
 def test_with_strict_preference_a_strangers_name_is_an_error(ask: Ask) -> None:
     """It is a ValueError that lists the names, and nobody is asked."""
     models = says("a"), says("b")

@@ -431,6 +431,14 @@ def test_a_week_that_begins_within_a_gap() -> None:
     assert "for 420 minutes, first from Mon 16:30 to Mon 17:00 UTC" in finding.message
 
 
+@pytest.mark.usefixtures("in_nepal")
+def test_the_timezone_of_the_machine_does_not_matter() -> None:
+    """A gap is counted and told in UTC, wherever the process runs."""
+    gateway = hours([("09:00", "17:00")], [window("17:00", "09:00", "Europe/Berlin")])
+    message = the_finding(gateway, "uncovered-time", "2026-06-01 16:30").message
+    assert message.endswith("for 840 minutes, first from Mon 16:30 to Mon 17:00 UTC")
+
+
 def test_a_week_in_which_clocks_change() -> None:
     """Days before and after a clock change count by their own hours, and the worst week is told.
 

@@ -397,10 +397,15 @@ def test_the_window_is_inclusive(drill: Drill, last: float, rests: bool) -> None
     assert (drill.gateway.explain().order == ("b", "a")) is rests
 
 
-def test_each_failed_probe_doubles_the_rest_up_to_a_limit(drill: Drill) -> None:
-    """30, 60, 120, 240, 300, 300."""
-    drill.over(BUSY, "b!", cooldown=CooldownPolicy(failure_threshold=1))
-    for rest in (30, 60, 120, 240, 300, 300):
+@pytest.mark.parametrize(
+    ("duration", "rests"), [(30, (30, 60, 120, 240, 300, 300)), (1 / 4, (1 / 4, 1 / 2, 1))]
+)
+def test_each_failed_probe_doubles_the_rest_up_to_a_limit(
+    drill: Drill, duration: float, rests: tuple[float, ...]
+) -> None:
+    """From `duration` on, however short."""
+    drill.over(BUSY, "b!", cooldown=CooldownPolicy(failure_threshold=1, duration=duration))
+    for rest in rests:
         drill.call()
         (resting,) = drill.gateway.explain().resting
         assert resting.until == drill.clock.now() + timedelta(seconds=rest)
@@ -493,6 +498,53 @@ def test_resting_never_turns_a_degraded_service_into_none(drill: Drill) -> None:
     assert drill.call() == "b!"
 
 
+def test_a_plan_for_a_later_moment_knows_who_is_awake_by_then(drill: Drill) -> None:
+    """Who rests now is in its place again in a plan for the moment it wakes."""
+    drill.over(BUSY, "b!", cooldown=CooldownPolicy(failure_threshold=1))
+    drill.call()
+    now = drill.clock.now()
+    assert drill.gateway.explain(at=now + timedelta(seconds=30 - 1 / 64)).order == ("b", "a")
+    assert drill.gateway.explain(at=now + timedelta(seconds=30)).order == ("a", "b")
+
+
+def test_a_stream_that_fails_when_closed_has_answered(stream_drill: Drill) -> None:
+    """An error after the last chunk is raised as it is, and does not count for the rest."""
+    error = OSError("cannot close")
+
+    class Unclosable:
+        """One chunk, then the end, then an error."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.chunks = iter([AIMessageChunk("a!")])
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> Any:
+            return next(self.chunks)
+
+        def close(self) -> None:
+            raise error
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> Any:
+            if (chunk := next(self.chunks, None)) is None:
+                raise StopAsyncIteration
+            return chunk
+
+        async def aclose(self) -> None:
+            raise error
+
+    stream_drill.over("a!", "b!", cooldown=CooldownPolicy(failure_threshold=1))
+    stream_drill.models[0].stream = stream_drill.models[0].astream = Unclosable  # type: ignore[method-assign,assignment]
+    with pytest.raises(OSError, match="cannot close") as caught:
+        stream_drill.call()
+    assert caught.value is error
+    assert stream_drill.gateway.explain().order == ("a", "b")
+
+
 def test_retries_count_for_the_rest_and_stop_with_it(drill: Drill) -> None:
     """The second failure sends it to rest: the third attempt is not made, nor waited for."""
     drill.over(
@@ -512,6 +564,12 @@ def test_an_attempt_that_takes_too_long_falls_over(drill: Drill) -> None:
     assert drill.call() == "a!"
     assert drill.call() == "b!"
     assert drill.clock.time == 4
+
+
+def test_a_timeout_falls_over_whatever_is_handled(drill: Drill) -> None:
+    """Narrowing the exceptions does not turn the gateway's own limit into a crash."""
+    drill.over([9, "a!"], "b!", limits={"timeout": 2}, exceptions_to_handle=(KeyError,))
+    assert drill.call() == "b!"
 
 
 def test_a_timeout_is_retryable_and_counts_for_the_rest(drill: Drill) -> None:

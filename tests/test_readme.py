@@ -14,7 +14,8 @@ import langchain_model_gateway
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("**/*.md"))]
+PROSE = ROOT / "docs" / "mutants.md"
+DOCUMENTS = [README, *sorted({*(ROOT / "docs").glob("**/*.md")} - {PROSE})]
 
 NOT_RUN_LIMIT = 2
 

@@ -409,6 +409,14 @@ def test_a_line_is_one_line(ask: CallForm, log: pytest.LogCaptureFixture) -> Non
     assert all(line.isprintable() for _, line in lines)
 
 
+def test_a_line_is_short(ask: CallForm, log: pytest.LogCaptureFixture) -> None:
+    """Of a long name, a deployment's or a stranger's, a line has the beginning."""
+    models = [{"model_name": name * 1000, "model": says("hi")} for name in ("a", "b")]
+    ask(GatewayRunnable(models=models), PROMPT, model_preference="x" * 1000)
+    ((_, line),) = told(log)
+    assert len(line) < 300
+
+
 def test_an_attempt_that_was_cancelled_is_no_failed_attempt(
     log: pytest.LogCaptureFixture,
 ) -> None:

@@ -208,9 +208,11 @@ def test_unknown_timezones_are_refused(zone: Any) -> None:
     "days", [["MON", "Fri"], ("fri", "mon"), {"mon", "fri"}, ["mon"] * 2 + ["fri"]]
 )
 def test_days_are_written_in_any_case_and_order(days: Any) -> None:
-    """Weekdays are a set, whatever collection names them and however."""
+    """Weekdays are a set, whatever collection names them and however, and shown in order."""
     expected = TimeWindow(start="09:00", end="17:00", days=["mon", "fri"])
-    assert TimeWindow(start="09:00", end="17:00", days=days) == expected
+    written = TimeWindow(start="09:00", end="17:00", days=days)
+    assert written == expected
+    assert str(written) == "09:00-17:00 mon,fri UTC"
 
 
 # --- timezones and daylight saving -----------------------------------------------------------
@@ -245,6 +247,13 @@ def test_the_timezone_of_at_does_not_matter() -> None:
         skip = skipped(gateway, at.astimezone(ZoneInfo(zone)))
         assert skip.until == utc("2026-07-01 21:00")
         assert skip.until.utcoffset() == timedelta()
+
+
+@pytest.mark.usefixtures("in_nepal")
+def test_the_timezone_of_the_machine_does_not_matter() -> None:
+    """Windows go by their own timezones and `until` is in UTC, wherever the process runs."""
+    check([window("09:00", "17:00")], utc("2026-07-01 15:00"))
+    check([window("01:15", "01:45", "America/New_York")], utc("2026-11-01 05:30"))
 
 
 REPEATED = [("America/New_York", "2026-11-01 04:00"), ("Europe/Berlin", "2026-10-24 23:00")]
@@ -385,6 +394,8 @@ def test_a_naive_at_is_refused() -> None:
         ([("9:00", "12:00"), ("12:01", "17:00")], "2026-03-04 10:00", "2026-03-04 12:00"),
         ([("9:00", "12:00"), ("12:00", "12:00")], "2026-03-04 10:00", "2026-03-04 12:00"),
         ([("22:00", "00:00"), ("00:00", "06:00")], "2026-03-04 23:00", "2026-03-05 06:00"),
+        ([window("22:00", "00:00", days=["sun"])], "2026-03-08 23:00", "2026-03-09 00:00"),
+        ([window("22:00", "6:00", "Europe/London")], "2026-03-28 23:00", "2026-03-29 05:00"),
         ([("9:00", "17:00")], "2026-03-04 17:00", "2026-03-04 17:00"),
         ([("12:00", "12:00")], "2026-03-04 12:00", "2026-03-04 12:00"),
         ([("12:00", "11:00")], "2026-03-04 12:00", "2026-03-05 11:00"),
