@@ -104,7 +104,7 @@ def plot(records: Sequence[Record], path: Path) -> bool:
         names = sorted(values, key=values.__getitem__, reverse=True)
         colours = ["#2a78d6" if "gateway" in name.split() else "#b5b4ae" for name in names]
         bars = axis.barh(names, [max(values[name], 0) for name in names], color=colours)
-        axis.bar_label(bars, fmt="{:,.3g}", padding=3)
+        axis.bar_label(bars, fmt=_short, padding=3)
         axis.set_title(title, loc="left")
         axis.set_xlabel(unit)
         axis.margins(x=0.18)
@@ -130,13 +130,17 @@ def _table(heading: str, records: Sequence[Record]) -> Table:
 
 
 def _cell(record: Record, records: Sequence[Record]) -> str:
-    shown = f"{record.median:,.0f}" if record.median >= 100 else f"{record.median:,.3g}"  # noqa: PLR2004
+    shown = _short(record.median)
     if (p99 := record.extras.get("p99_ms")) is not None:
         return f"{shown}\n[dim]{p99:,.0f} ms[/]"
     bare = _bare(record, records)
     if bare is None or bare is record:
         return shown
     return f"{shown}\n[dim]{record.over(bare):.2f} x[/]"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"  # noqa: PLR2004
 
 
 def _bare(record: Record, records: Sequence[Record]) -> Record | None:

