@@ -183,8 +183,8 @@ class Schedule(NamedTuple):
             later moment is free.
         """
         at = now.astimezone(UTC)
-        # Windows repeat weekly; the eighth day covers a clock change in between.
-        while at - now <= timedelta(days=8):
+        # Windows repeat weekly, and a clock change may skip the one free hour of a week.
+        while at - now <= timedelta(days=15):
             ends = [table.until(at) for table in self.timetables if table.restricts(at)]
             if not ends:
                 return at - _INSTANT

@@ -438,6 +438,15 @@ def test_until_is_the_last_restricted_instant(windows: Any, at: str, until: str 
         assert skipped(gateway, utc(until) + MICROSECOND) is None
 
 
+@pytest.mark.parametrize("at", ["2026-03-22 02:00", "2026-03-23 12:00", "2026-03-28 12:00"])
+def test_until_looks_past_a_week_whose_free_hour_is_skipped(at: str) -> None:
+    """A deployment free for one hour a week is free again in the week after clocks skip it."""
+    weekdays = [window(*half, "Europe/Berlin", DAYS[:-1]) for half in NEVER]
+    halves = [("00:00", "02:00"), ("03:00", "00:00")]
+    sunday = [window(*half, "Europe/Berlin", ["sun"]) for half in halves]
+    assert skipped(restricting(*weekdays, *sunday), utc(at)).until == utc("2026-04-05 00:00")
+
+
 def test_nobody_available_tells_when_somebody_is() -> None:
     """With everybody restricted, the error names the earliest end of a restriction."""
     windows = {"weak": [("9:00", "17:00")], "strong": [("10:00", "14:00")], "backup": NEVER}
