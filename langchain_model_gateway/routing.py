@@ -191,9 +191,10 @@ class Route(Iterator[ModelDeployment | SkippedModel]):
         for deployment in self._turns:
             if (skip := deployment.restriction(self._now())) is not None:
                 return skip
-            if not self._is_rest_considered:
-                return deployment
-            if (wake := self._wakes_at(deployment.model_name)) is None:
+            if (
+                not self._is_rest_considered
+                or (wake := self._wakes_at(deployment.model_name)) is None
+            ):
                 return deployment
             self._resting.append((wake, deployment))
         if not self._resting:

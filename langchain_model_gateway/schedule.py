@@ -137,7 +137,7 @@ class Timetable(NamedTuple):
     def restricts(self, now: datetime) -> bool:
         """Whether `now` lies inside a window, to the microsecond."""
         local = now.astimezone(self.zone)
-        cell = self.cells[minute_of_week(local)]
+        cell = self.cells[_minute_of_week(local)]
         return cell == _WHOLE or (
             cell == _ON_THE_DOT and local.second == 0 and local.microsecond == 0
         )
@@ -145,7 +145,7 @@ class Timetable(NamedTuple):
     def until(self, now: datetime) -> datetime | None:
         """The last restricted instant of the stretch `now` lies in; `None` if it never ends."""
         local = now.astimezone(self.zone)
-        here = minute_of_week(local)
+        here = _minute_of_week(local)
         if self.cells[here] != _WHOLE:
             return now
         # Wherever closed minutes end, the instant after them is closed too.
@@ -246,7 +246,7 @@ def closed_stretches(
         closed *= 2
         at = first
         while at < last:
-            minute = minute_of_week(at)
+            minute = _minute_of_week(at)
             is_closed = closed[minute]
             if is_closed and closed_since is None:
                 closed_since = at
@@ -289,7 +289,7 @@ def _fill(cells: bytearray, start: int, end: int) -> None:
     cells[last] = max(cells[last], _ON_THE_DOT)
 
 
-def minute_of_week(local: datetime) -> int:
+def _minute_of_week(local: datetime) -> int:
     """The minutes since Monday's midnight."""
     return local.weekday() * _DAY + local.hour * 60 + local.minute
 

@@ -93,9 +93,12 @@ class Run:
     def _started(self) -> tuple[RunnableConfig, dict[str, Any]]:
         """The whole config, and how its run starts."""
         self._config = config = ensure_config(self._config)
-        name = config.get("run_name") or self._runnable.get_name()
-        start = {"serialized": None, "inputs": self._value, "name": name}
-        return config, {**start, "run_id": config.get("run_id")}
+        return config, {
+            "serialized": None,
+            "inputs": self._value,
+            "name": config.get("run_name") or self._runnable.get_name(),
+            "run_id": config.get("run_id"),
+        }
 
     def child(self, model_name: str) -> RunnableConfig | None:
         """The config for the next attempt: the caller's own, with a child run where one is kept."""

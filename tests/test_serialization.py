@@ -8,7 +8,6 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from copy import deepcopy
 from typing import Any
 
 import langchain_core.exceptions
@@ -399,7 +398,7 @@ def test_a_payload_that_leaves_its_key_out_gets_none(
     del arguments["openai_api_key"]
     if key is not ...:
         arguments[spelling] = key
-    before = deepcopy(data)
+    before = copy.deepcopy(data)
     again = revived(data)
     core: Any = again["weak"].core
     assert "was not given" in core.root_client.api_key
