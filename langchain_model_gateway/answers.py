@@ -1,7 +1,6 @@
 """What counts as an answer: when one has begun, why one is refused, and the mark of who gave it."""
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Any, Final
 
 from langchain_core.exceptions import ModelAPIError, ModelError
@@ -141,12 +140,11 @@ def is_empty(message: BaseMessage) -> bool:
 def carries_something(chunk: Any) -> bool:
     """Whether a chunk holds any part of an answer: text, a tool call, reasoning, any block."""
     if isinstance(chunk, BaseMessage):
-        if _calls_tools(chunk):
-            return True
         content = chunk.content
-        if isinstance(content, str):
-            return bool(content or chunk.additional_kwargs)
-        return any(map(_block_carries, content)) or bool(chunk.additional_kwargs)
+        has_content = (
+            bool(content) if isinstance(content, str) else any(map(_block_carries, content))
+        )
+        return has_content or _calls_tools(chunk) or bool(chunk.additional_kwargs)
     if isinstance(chunk, dict) and chunk.keys() == {"raw"}:
         return carries_something(chunk["raw"])
     return chunk is not None and chunk != ""
@@ -158,21 +156,34 @@ def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> An
     What is no message comes back as it is, but for `include_raw=True`'s dict.
     """
     if isinstance(answer, BaseMessage):
+        metadata = answer.response_metadata
         mark: dict[str, Any] = {"model_name": model_name, "failed": []}
         for failure in failures:
             failed = {"model_name": failure.model_name, "error": type(failure.exception).__name__}
             mark["failed"].append(failed)
         # A gateway inside this one has left its own.
-        if (inner := answer.response_metadata.get(STAMP)) is not None:
-            mark[STAMP] = inner
-        # What model_copy(update=...) does, in two thirds of its time.
-        stamped = copy(answer)
-        stamped.__dict__["response_metadata"] = {**answer.response_metadata, STAMP: mark}
-        stamped.model_fields_set.add("response_metadata")
-        return stamped
+        if STAMP in metadata:
+            mark[STAMP] = metadata[STAMP]
+        return _with_metadata(answer, {**metadata, STAMP: mark})
     if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
         return {**answer, "raw": stamp(answer["raw"], model_name, failures)}
     return answer
+
+
+def _with_metadata(message: BaseMessage, metadata: dict[str, Any]) -> BaseMessage:
+    """What `message.model_copy(update={"response_metadata": metadata})` gives, in half its time."""
+    state = message.__getstate__()
+    extra = state["__pydantic_extra__"]
+    changed = message.__class__.__new__(message.__class__)
+    changed.__setstate__(
+        {
+            **state,
+            "__dict__": {**state["__dict__"], "response_metadata": metadata},
+            "__pydantic_fields_set__": {*state["__pydantic_fields_set__"], "response_metadata"},
+            "__pydantic_extra__": None if extra is None else {**extra},
+        }
+    )
+    return changed
 
 
 def _calls_tools(message: BaseMessage) -> bool:

@@ -26,7 +26,7 @@ from typing_extensions import override
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.policies import Seconds
-from langchain_model_gateway.schedule import Schedule, TimeWindow, compile_schedule
+from langchain_model_gateway.schedule import Timetable, TimeWindow, restricted_until, timetables
 
 
 class ModelDeployment(BaseModel):
@@ -57,8 +57,8 @@ class ModelDeployment(BaseModel):
 
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
     @cached_property
-    def _schedule(self) -> Schedule | None:
-        return compile_schedule(self.time_constraints) if self.time_constraints else None
+    def _timetables(self) -> tuple[Timetable, ...]:
+        return timetables(self.time_constraints)
 
     @cached_property
     def _core(self) -> Runnable[Any, Any]:
@@ -104,7 +104,7 @@ class ModelDeployment(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
         copied = super().model_copy(update=update, deep=deep)
-        for cached in ("_schedule", "_core", "_provider"):
+        for cached in ("_timetables", "_core", "_provider"):
             copied.__dict__.pop(cached, None)
         return copied
 
@@ -133,12 +133,15 @@ class ModelDeployment(BaseModel):
 
     def restriction(self, now: datetime) -> SkippedModel | None:
         """Why this deployment may not be used at `now`, or `None` if it may."""
-        if self._schedule is None or not self._schedule.restricts(now):
+        for timetable in self._timetables:
+            if timetable.restricts(now):
+                break
+        else:
             return None
         windows = ", ".join(map(str, self.time_constraints[:3]))
         more = len(self.time_constraints) - 3
         reason = f"restricted {windows}" + (f" and {more} more windows" if more > 0 else "")
-        return SkippedModel(self.model_name, reason, self._schedule.until(now))
+        return SkippedModel(self.model_name, reason, restricted_until(self._timetables, now))
 
     def adapted(self, method: str, /, *args: Any, **kwargs: Any) -> Self:
         """This deployment with its model's `bind_tools` or `with_structured_output` applied.

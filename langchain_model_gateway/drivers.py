@@ -5,8 +5,9 @@ There are four, for a plain call and a stream, sync and async; everything that d
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 from langchain_core.language_models import LanguageModelInput
@@ -15,12 +16,8 @@ from langchain_core.runnables.config import get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway.routing import Call, Routing, Wait
-from langchain_model_gateway.timing import (
-    Cancellation,
-    aclosing_if_closable,
-    closing_if_closable,
-)
-from langchain_model_gateway.tracing import Run, effective, merged
+from langchain_model_gateway.timing import aclose, cancellations, check_cancellation, close
+from langchain_model_gateway.tracing import Run, merged
 
 PREFERENCE: Final = "model_preference"
 
@@ -37,7 +34,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
         """Begin a call; takes the preference out of `kwargs`, which are the models' own."""
         preference = kwargs.pop(PREFERENCE, None)
-        if preference is None:
+        if preference is None and config is not None:
             preference = _configured_preference(config)
         if preference is None:
             preference = self.model_preference
@@ -47,113 +44,126 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     def invoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
-        call = self._call(config, kwargs)
-        with Run(self, input, config) as run, call:
-            for step in call.steps():
-                if isinstance(step, Wait):
-                    call.clock.sleep(step.seconds)
-                    continue
-                model, child = step.deployment.model, run.child(step.deployment.model_name)
-                try:
-                    answer = call.clock.call(
-                        step.seconds, model.invoke, _own(input), child, **_own(kwargs)
-                    )
-                    call.answered(answer)
-                except BaseException as error:  # the call decides
-                    if not call.failed(error):
-                        raise
-                    run.fell_over(call.failures)
-            run.output = call.answer
+        run = Run(self, input, config)
+        if not run.is_heard:
+            return self._invoke(run, kwargs)
+        with run:
+            run.output = self._invoke(run, kwargs)
+        return run.output
+
+    def _invoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
+        call = self._call(run.config, kwargs)
+        for step in call.steps():
+            if isinstance(step, Wait):
+                call.clock.sleep(step.seconds)
+                continue
+            ask, child = step.model.invoke, run.child(step.model_name)
+            if call.seconds is not None:
+                ask = partial(call.clock.call, call.seconds, ask)
+            try:
+                call.answered(ask(_own(run.value), child, **_own(kwargs)))
+            except BaseException as error:  # the call decides
+                if not call.failed(error):
+                    raise
+                run.fell_over(call.failures)
         return call.answer
 
     @override
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
-        call = self._call(config, kwargs)
-        cancellation = Cancellation()
-        async with Run(self, input, config) as run:
-            with call:
-                for step in call.steps():
-                    if isinstance(step, Wait):
-                        await call.clock.asleep(step.seconds)
-                        continue
-                    model, child = step.deployment.model, run.child(step.deployment.model_name)
-                    try:
-                        ask = model.ainvoke(_own(input), child, **_own(kwargs))
-                        call.answered(await call.clock.acall(step.seconds, ask))
-                    except BaseException as error:
-                        cancellation.check(error)
-                        if not call.failed(error):
-                            raise
-                        await run.afell_over(call.failures)
-                run.output = call.answer
+        run = Run(self, input, config)
+        if not run.is_heard:
+            return await self._ainvoke(run, kwargs)
+        async with run:
+            run.output = await self._ainvoke(run, kwargs)
+        return run.output
+
+    async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
+        call, before = self._call(run.config, kwargs), cancellations()
+        for step in call.steps():
+            if isinstance(step, Wait):
+                await call.clock.asleep(step.seconds)
+                continue
+            child = run.child(step.model_name)
+            try:
+                answer = step.model.ainvoke(_own(run.value), child, **_own(kwargs))
+                if call.seconds is not None:
+                    answer = call.clock.acall(call.seconds, answer)
+                call.answered(await answer)
+            except BaseException as error:
+                check_cancellation(error, before)
+                if not call.failed(error):
+                    raise
+                await run.afell_over(call.failures)
         return call.answer
 
     @override
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Iterator[Any]:
-        call = self._call(config, kwargs)
-        with Run(self, input, config) as run:
-            yield from run.tap(self._chunks(call, run, input, kwargs))
-
-    def _chunks(
-        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
     ) -> Generator[Any, None, None]:
-        with call:
-            for step in call.steps():
-                if isinstance(step, Wait):
-                    call.clock.sleep(step.seconds)
-                    continue
-                model, child = step.deployment.model, run.child(step.deployment.model_name)
+        run = Run(self, input, config)
+        chunks = self._chunks(run, kwargs)
+        return run.recorded(chunks) if run.is_heard else chunks
+
+    def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
+        call = self._call(run.config, kwargs)
+        for step in call.steps():
+            if isinstance(step, Wait):
+                call.clock.sleep(step.seconds)
+                continue
+            child = run.child(step.model_name)
+            try:
+                given = iter(step.model.stream(_own(run.value), child, **_own(kwargs)))
+                chunks = call.watched(given, call.clock.stream)
                 try:
-                    given = iter(model.stream(_own(input), child, **_own(kwargs)))
-                    chunks = call.watched(given, call.clock.stream)
-                    with closing_if_closable(chunks):
-                        for chunk in chunks:
-                            yield from call.saw(chunk)
-                        call.finished()
-                except BaseException as error:
-                    if not call.failed(error):
-                        raise
-                    run.fell_over(call.failures)
+                    for chunk in chunks:
+                        yield from call.saw(chunk)
+                        if call.is_unguarded:
+                            break
+                    yield from chunks
+                    call.finished()
+                finally:
+                    close(chunks)
+            except BaseException as error:
+                if not call.failed(error):
+                    raise
+                run.fell_over(call.failures)
 
     @override
-    async def astream(
+    def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        call = self._call(config, kwargs)
-        async with (
-            Run(self, input, config) as run,
-            aclosing(run.atap(self._achunks(call, run, input, kwargs))) as chunks,
-        ):
-            async for chunk in chunks:
-                yield chunk
+        run = Run(self, input, config)
+        chunks = self._achunks(run, kwargs)
+        return run.arecorded(chunks) if run.is_heard else chunks
 
-    async def _achunks(
-        self, call: Call, run: Run, input: LanguageModelInput, kwargs: dict[str, Any]
-    ) -> AsyncGenerator[Any, None]:
-        cancellation = Cancellation()
-        with call:
-            for step in call.steps():
-                if isinstance(step, Wait):
-                    await call.clock.asleep(step.seconds)
-                    continue
-                model, child = step.deployment.model, run.child(step.deployment.model_name)
+    async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        call, before = self._call(run.config, kwargs), cancellations()
+        for step in call.steps():
+            if isinstance(step, Wait):
+                await call.clock.asleep(step.seconds)
+                continue
+            child = run.child(step.model_name)
+            try:
+                given = aiter(step.model.astream(_own(run.value), child, **_own(kwargs)))
+                chunks = call.watched(given, call.clock.astream)
                 try:
-                    given = aiter(model.astream(_own(input), child, **_own(kwargs)))
-                    chunks = call.watched(given, call.clock.astream)
-                    async with aclosing_if_closable(chunks):
-                        async for chunk in chunks:
-                            for ready in call.saw(chunk):
-                                yield ready
-                        call.finished()
-                except BaseException as error:
-                    cancellation.check(error)
-                    if not call.failed(error):
-                        raise
-                    await run.afell_over(call.failures)
+                    async for chunk in chunks:
+                        for ready in call.saw(chunk):
+                            yield ready
+                        if call.is_unguarded:
+                            break
+                    async for chunk in chunks:
+                        yield chunk
+                    call.finished()
+                finally:
+                    await aclose(chunks)
+            except BaseException as error:
+                check_cancellation(error, before)
+                if not call.failed(error):
+                    raise
+                await run.afell_over(call.failures)
 
     @override
     async def atransform(
@@ -230,17 +240,17 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-def _configured_preference(config: RunnableConfig | None) -> Any:
-    if config is not None and PREFERENCE in config:  # LangChain takes stray keys as configurable
+def _configured_preference(config: RunnableConfig) -> Any:
+    if PREFERENCE in config:  # LangChain takes stray keys as configurable
         return config[PREFERENCE]  # type: ignore[typeddict-item]
-    configurable = effective(config, "configurable")
+    configurable = config.get("configurable")
     return configurable.get(PREFERENCE) if configurable else None
 
 
 def _own(value: Any) -> Any:
     """A copy of the lists and dicts in `value`, so that no model edits what the next one gets."""
     if type(value) is list:
-        return [_own(item) for item in value]
+        return [*map(_own, value)]
     if type(value) is dict:
-        return {key: _own(item) for key, item in value.items()}
+        return dict(zip(value, map(_own, value.values()), strict=True))
     return value

@@ -170,7 +170,7 @@ class GatewayRunnable(RoutedCalls):
 
         Unlike `bind(model_preference=...)`, it survives a later `bind_tools`.
         """
-        self._routing.preferred(model_name)
+        self._routing.order(model_name)
         return self.model_copy(update={PREFERENCE: model_name})
 
     def _adapted(self, method: str, /, *args: Any, **kwargs: Any) -> Self:

@@ -6,14 +6,12 @@ Pure: no input or output, no waiting, no await; time and chance come from outsid
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
-from itertools import chain, filterfalse
-from operator import is_
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from itertools import count
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeVar
 
 from langchain_core.exceptions import ModelTimeoutError
 
@@ -47,20 +45,8 @@ Stream = TypeVar("Stream")
 logger: Final = logging.getLogger("langchain_model_gateway")
 
 
-class Attempt(NamedTuple):
-    """The next step is to ask a deployment.
-
-    Attributes:
-        deployment: Which.
-        seconds: How long its answer (or the first real chunk of it) may take; `None`: any time.
-    """
-
-    deployment: ModelDeployment
-    seconds: float | None
-
-
 class Wait(NamedTuple):
-    """The next step is to wait for so many seconds."""
+    """A step: to wait for so many seconds. The other kind of step is a deployment to ask."""
 
     seconds: float
 
@@ -104,15 +90,25 @@ class Routing:
     reject: frozenset[Rejection]
     health: HealthState
     clock: Clock
+    _orders: dict[object, tuple[ModelDeployment, ...]] = field(default_factory=dict, init=False)
 
-    def preferred(self, name: object) -> ModelDeployment | None:
-        """The deployment a caller asked for.
+    def order(self, preference: object) -> tuple[ModelDeployment, ...]:
+        """The deployments in the order to try them: first the one a caller asked for, if any.
 
         Raises:
             ValueError: If there is none of that name and preference is strict.
         """
-        if name is None:
-            return None
+        try:
+            return self._orders[preference]
+        except (KeyError, TypeError):  # not asked for before, or not even hashable
+            order = tuple(self.deployments.values())
+        if preference is not None:
+            if (preferred := self._named(preference)) is None:
+                return self.order(None)
+            order = (preferred, *(each for each in order if each is not preferred))
+        return self._orders.setdefault(preference, order)
+
+    def _named(self, name: object) -> ModelDeployment | None:
         if isinstance(name, str) and (deployment := self.deployments.get(name)) is not None:
             return deployment
         shown = one_line(name, 60) if isinstance(name, str) else type(name).__name__
@@ -147,7 +143,7 @@ class Routing:
                 resting.append(SkippedModel(name, "resting after failures", until))
             return wake
 
-        choices = list(Route(self, self.preferred(preference), lambda: moment, wakes_at))
+        choices = list(route(self.order(preference), lambda: moment, wakes_at))
         return RoutingPlan(
             order=tuple(c.model_name for c in choices if isinstance(c, ModelDeployment)),
             skipped=tuple(c for c in choices if isinstance(c, SkippedModel)),
@@ -156,60 +152,39 @@ class Routing:
         )
 
 
-class Route(Iterator[ModelDeployment | SkippedModel]):
-    """A way through the deployments in order, telling of each that it may be tried, or why not.
+def route(
+    order: Iterable[ModelDeployment],
+    now: Callable[[], datetime],
+    wakes_at: Callable[[str], float | None] | None,
+) -> Iterator[ModelDeployment | SkippedModel]:
+    """A way through the deployments, telling of each that it may be tried, or why not.
 
     Lazy: the clock is looked at when a deployment's turn has come, and a call whose first choice
     answers looks at no other. Those at rest come last, soonest to wake first.
 
     Args:
-        routing: Who there is, and the rules.
-        preferred: Whom to try first.
+        order: The deployments, as long as all are awake.
         now: The clock.
-        wakes_at: Tells of a deployment when its rest ends; `None` if a call may go to it.
+        wakes_at: Tells of a deployment when its rest ends (`None`: a call may go to it); left out
+            where nobody rests.
     """
-
-    # No generator: to end one that is left half-way is a good part of what a healthy call costs.
-    __slots__ = ("_is_rest_considered", "_now", "_resting", "_turns", "_wakes_at")
-
-    def __init__(
-        self,
-        routing: Routing,
-        preferred: ModelDeployment | None,
-        now: Callable[[], datetime],
-        wakes_at: Callable[[str], float | None],
-    ) -> None:
-        self._turns: Iterator[ModelDeployment] = iter(routing.deployments.values())
-        if preferred is not None:
-            self._turns = chain([preferred], filterfalse(partial(is_, preferred), self._turns))
-        self._is_rest_considered = routing.cooldown is not None
-        self._now = now
-        self._wakes_at = wakes_at
-        self._resting: list[tuple[float, ModelDeployment]] = []
-
-    def __next__(self) -> ModelDeployment | SkippedModel:
-        for deployment in self._turns:
-            if (skip := deployment.restriction(self._now())) is not None:
-                return skip
-            if (
-                not self._is_rest_considered
-                or (wake := self._wakes_at(deployment.model_name)) is None
-            ):
-                return deployment
-            self._resting.append((wake, deployment))
-        if not self._resting:
-            raise StopIteration
-        self._resting.sort(key=lambda each: each[0])
-        _, deployment = self._resting.pop(0)
-        return deployment.restriction(self._now()) or deployment
+    resting: list[tuple[float, ModelDeployment]] = []
+    for deployment in order:
+        if (skip := deployment.restriction(now())) is not None:
+            yield skip
+        elif wakes_at is None or (wake := wakes_at(deployment.model_name)) is None:
+            yield deployment
+        else:
+            resting.append((wake, deployment))
+    for _, deployment in sorted(resting, key=itemgetter(0)):
+        yield deployment.restriction(now()) or deployment
 
 
 class Call:
     """One call on its way through the deployments.
 
     A driver carries out `steps()` and reports of each attempt `answered`, or for a stream `saw` for
-    each chunk and `finished`; or, if it raised, `failed`. It is a context manager: leaving it
-    gives back what an unfinished attempt held.
+    each chunk and `finished`; or, if it raised, `failed`.
 
     Args:
         routing: Who there is, and the rules.
@@ -217,117 +192,116 @@ class Call:
 
     Attributes:
         clock: Time and chance, for the driver too.
+        seconds: How long the attempt under way may take (in a stream, to its first real chunk);
+            `None`: any time.
         answer: What the call has come to.
         failures: Every failed attempt so far.
         skipped: Every deployment that was not tried so far.
     """
 
-    __slots__ = (
-        "_attempt_ends",
-        "_current",
-        "_deadline",
-        "_is_settled",
-        "_preferred",
-        "_routing",
-        "_stream",
-        "_ticket",
-        "answer",
-        "clock",
-        "failures",
-        "skipped",
-    )
+    # Here, and not set for each call: most calls leave them as they are.
+    seconds: float | None = None
+    answer: Any = None
+    failures: tuple[FailedAttempt, ...] = ()
+    skipped: tuple[SkippedModel, ...] = ()
+
+    is_unguarded = False
+
+    _current: ModelDeployment
+    _stream: StreamedAnswer
+    _is_last_resort = False
+    _is_settled = False
+    _ticket: Ticket | None = None
+    _attempt_ends: float | None = None
+    _deadline: float | None = None
 
     def __init__(self, routing: Routing, preference: object) -> None:
         self._routing = routing
-        self.clock = clock = routing.clock
-        self._preferred = routing.preferred(preference)
-        self._deadline = None
+        self._order = routing.order(preference)
+        self.clock = routing.clock
         if routing.timeout is not None:
-            self._deadline = clock.monotonic() + routing.timeout
-        self._attempt_ends: float | None = None
-        self._current: ModelDeployment
-        self._ticket: Ticket | None = None
-        self._stream: StreamedAnswer
-        self._is_settled = False
-        self.answer: Any = None
-        self.failures: list[FailedAttempt] = []
-        self.skipped: list[SkippedModel] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._release()
-        # They hold this call's frames by their tracebacks, and the call holds them.
-        self.failures = []
+            self._deadline = self.clock.monotonic() + routing.timeout
 
     # --- what comes next ---------------------------------------------------------------------
 
-    def steps(self) -> Iterator[Attempt | Wait]:
+    def steps(self) -> Iterator[ModelDeployment | Wait]:
         """What to do, one step after another, until there is an answer.
 
         Raises:
             NoModelAvailableError: If no deployment may be used now.
             AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
-        for choice in Route(self._routing, self._preferred, self.clock.now, self._admit):
-            if isinstance(choice, SkippedModel):
-                self.skipped.append(choice)
-                logger.debug("skipped %s", choice)
-                continue
-            yield from self._attempts(choice)
-            if self._is_settled:
-                return
-        if self.answer is None:  # else the last structured output, unparsed
-            raise self._give_up()
+        wakes_at = None if self._routing.cooldown is None else self._admit
+        try:
+            for choice in route(self._order, self.clock.now, wakes_at):
+                if isinstance(choice, SkippedModel):
+                    self.skipped += (choice,)
+                    logger.debug("skipped %s", choice)
+                    continue
+                self._is_last_resort = wakes_at is not None and self._ticket is None
+                for attempts in count(1):
+                    self._begin(choice)
+                    yield choice
+                    if self._is_settled:
+                        return
+                    if (delay := self._delay_before_retry(attempts)) is None:
+                        break
+                    yield Wait(delay)
+                    if not self._may_be_retried(choice):
+                        break
+            if self.answer is None:  # else the last structured output, unparsed
+                raise self._give_up()
+        finally:
+            if self._ticket is not None:
+                self._release(self._ticket)
+            # They hold the driver's frames by their tracebacks, and those hold this call.
+            self.failures = ()
 
-    def _attempts(self, deployment: ModelDeployment) -> Iterator[Attempt | Wait]:
-        """One attempt at a deployment, and its retries."""
+    def _begin(self, deployment: ModelDeployment) -> None:
+        """Begin an attempt."""
         self._current = deployment
-        name = deployment.model_name
-        is_last_resort = self._routing.cooldown is not None and self._ticket is None
-        retries = 0
-        while True:
-            if is_last_resort and self._admit(name) is not None:
-                self._ticket = self._routing.health.join(name)
-            yield Attempt(deployment, self._time_for_attempt(deployment))
-            if self._is_settled:
-                return
-            if self._time_left() == 0:
-                raise self._give_up(f" (the timeout of {self._routing.timeout:.3g} s has passed)")
-            retries += 1
-            delay = self._delay_before_retry(retries)
-            if delay is None or (not is_last_resort and self._rests_after(delay, name)):
-                return
-            yield Wait(delay)
-            # Meanwhile a window may have begun, or failures have sent it to rest.
-            if deployment.restriction(self.clock.now()) is not None:
-                return
-            if not is_last_resort and self._routing.cooldown and self._admit(name) is not None:
-                return
+        if self._is_last_resort and self._admit(deployment.model_name) is not None:
+            self._ticket = self._routing.health.join(deployment.model_name)
+        self.seconds = self._attempt_ends = None
+        if deployment.timeout is not None or self._deadline is not None:
+            self._limit(deployment.timeout)
 
     def _delay_before_retry(self, attempts: int) -> float | None:
-        """How long to wait before the next attempt at the same deployment, if one is worth it."""
+        """How long to wait before the next attempt at the same deployment, if one is worth it.
+
+        Raises:
+            AllModelsFailedError: If time is up.
+        """
+        if self._deadline is not None:
+            self._check_deadline()
         policy = self._routing.retry
+        if policy is None or attempts >= policy.max_attempts:
+            return None
         error = self.failures[-1].exception
-        if policy is None or attempts >= policy.max_attempts or not is_retryable(error):
+        if not is_retryable(error):
             return None
         least = retry_after(error, self.clock.now()) or 0.0
         if least > policy.max_retry_after:
             return None
         delay = max(self.clock.uniform(0, policy.longest_delay(attempts)), least)
         left = self._time_left()
-        return delay if left is None or delay < left else None
+        if (left is not None and delay >= left) or self._rests_after(delay):
+            return None
+        return delay
 
-    def _rests_after(self, delay: float, name: str) -> bool:
-        if self._routing.cooldown is None:
+    def _rests_after(self, delay: float) -> bool:
+        if self._routing.cooldown is None or self._is_last_resort:
             return False
-        return self._routing.health.wakes_at(name, self.clock.monotonic() + delay) is not None
+        wakes_at, then = self._routing.health.wakes_at, self.clock.monotonic() + delay
+        return wakes_at(self._current.model_name, then) is not None
+
+    def _may_be_retried(self, deployment: ModelDeployment) -> bool:
+        """Whether meanwhile no window has begun and no other call's failures sent it to rest."""
+        if deployment.restriction(self.clock.now()) is not None:
+            return False
+        if self._routing.cooldown is None or self._is_last_resort:
+            return True
+        return self._admit(deployment.model_name) is None
 
     def _admit(self, name: str) -> float | None:
         """Begin to count an attempt; when the deployment rests, tell until when instead."""
@@ -352,8 +326,10 @@ class Call:
             if is_structured(answer):
                 self.answer = answer
             raise
-        self.answer = self._stamped(answer)
-        self._succeeded()
+        self.answer = stamp(answer, self._current.model_name, self.failures)
+        self._is_settled = True
+        if self._ticket is not None:
+            self._succeeded(self._ticket)
 
     def saw(self, chunk: Any) -> Sequence[Any]:
         """The attempt's stream gave a chunk.
@@ -370,8 +346,10 @@ class Call:
             return ready
         if not self._is_settled:
             self._is_settled = True
+            self.is_unguarded = not self._routing.reject
             self._attempt_ends = None
-            return [self._stamped(ready[0]), *ready[1:]]
+            first, *rest = ready
+            return [stamp(first, self._current.model_name, self.failures), *rest]
         return ready
 
     def finished(self) -> None:
@@ -380,8 +358,10 @@ class Call:
         Raises:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
-        self._stream.finished()
-        self._succeeded()
+        if not self.is_unguarded:
+            self._stream.finished()
+        if self._ticket is not None:
+            self._succeeded(self._ticket)
 
     def failed(self, error: BaseException) -> bool:
         """The attempt raised `error`.
@@ -393,15 +373,15 @@ class Call:
             AllModelsFailedError: If an answer has begun and time is up.
         """
         if not isinstance(error, Exception) or not self._routing.handles(error):
-            self._release()
             return False
         failure = FailedAttempt(self._current.model_name, self._current.provider, error)
-        self.failures.append(failure)
+        self.failures += (failure,)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("failed attempt %d: %s", len(self.failures), failure)
-        self._count_failure(error)
-        if self._is_settled and isinstance(error, ModelTimeoutError) and self._time_left() == 0:
-            raise self._give_up(f" (the timeout of {self._routing.timeout:.3g} s has passed)")
+        if self._ticket is not None:
+            self._count_failure(self._ticket, error)
+        if self._is_settled and isinstance(error, ModelTimeoutError):
+            self._check_deadline()
         return not self._is_settled
 
     # --- time --------------------------------------------------------------------------------
@@ -430,12 +410,12 @@ class Call:
             limits.append(stall)
         return min(limits, default=None)
 
-    def _time_for_attempt(self, deployment: ModelDeployment) -> float | None:
-        left, seconds = self._time_left(), deployment.timeout
-        self._attempt_ends = None if seconds is None else self.clock.monotonic() + seconds
-        if left is None or seconds is None:
-            return seconds if left is None else left
-        return min(left, seconds)
+    def _limit(self, seconds: float | None) -> None:
+        """Limit the attempt to so many seconds, and to what is left of the call's."""
+        if seconds is not None:
+            self._attempt_ends = self.clock.monotonic() + seconds
+        limits = (self._time_left(), seconds)
+        self.seconds = min(limit for limit in limits if limit is not None)
 
     def _time_left(self) -> float | None:
         if self._deadline is None:
@@ -444,30 +424,26 @@ class Call:
 
     # --- bookkeeping -------------------------------------------------------------------------
 
-    def _stamped(self, answer: Any) -> Any:
-        return stamp(answer, self._current.model_name, self.failures)
+    def _succeeded(self, ticket: Ticket) -> None:
+        self._routing.health.succeeded(ticket)
+        self._ticket = None
 
-    def _succeeded(self) -> None:
-        self._is_settled = True
-        if self._ticket is not None:
-            self._routing.health.succeeded(self._ticket)
-            self._ticket = None
-
-    def _count_failure(self, error: Exception) -> None:
-        policy, ticket = self._routing.cooldown, self._ticket
-        if policy is None or ticket is None:
-            return
-        if isinstance(error, RejectedAnswerError) or is_request_fault(error):
-            self._release()
+    def _count_failure(self, ticket: Ticket, error: Exception) -> None:
+        policy = self._routing.cooldown
+        if policy is None or isinstance(error, RejectedAnswerError) or is_request_fault(error):
+            self._release(ticket)
             return
         asked = retry_after(error, self.clock.now())
         self._routing.health.failed(ticket, policy, self.clock.monotonic(), asked)
         self._ticket = None
 
-    def _release(self) -> None:
-        if self._ticket is not None:
-            self._routing.health.released(self._ticket)
-            self._ticket = None
+    def _release(self, ticket: Ticket) -> None:
+        self._routing.health.released(ticket)
+        self._ticket = None
+
+    def _check_deadline(self) -> None:
+        if self._time_left() == 0:
+            raise self._give_up(f" (the timeout of {self._routing.timeout:.3g} s has passed)")
 
     def _give_up(self, because: str = "") -> ModelRouterError:
         error: ModelRouterError

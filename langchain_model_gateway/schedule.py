@@ -137,7 +137,8 @@ class Timetable(NamedTuple):
     def restricts(self, now: datetime) -> bool:
         """Whether `now` lies inside a window, to the microsecond."""
         local = now.astimezone(self.zone)
-        cell = self.cells[_minute_of_week(local)]
+        # Spelled out, as every call comes through here: the minute of the week.
+        cell = self.cells[local.weekday() * _DAY + local.hour * 60 + local.minute]
         return cell == _WHOLE or (
             cell == _ON_THE_DOT and local.second == 0 and local.microsecond == 0
         )
@@ -160,47 +161,34 @@ class Timetable(NamedTuple):
         return self.until(jump) if self.restricts(jump) else jump - _INSTANT
 
 
-class Schedule(NamedTuple):
-    """A deployment's windows, ready to be asked: one timetable per timezone."""
-
-    timetables: tuple[Timetable, ...]
-
-    def restricts(self, now: datetime) -> bool:
-        """Whether the deployment may not be used at `now`."""
-        for timetable in self.timetables:  # noqa: SIM110 - any() would double a call's time here
-            if timetable.restricts(now):
-                return True
-        return False
-
-    def until(self, now: datetime) -> datetime | None:
-        """The last instant of the restriction `now` lies in.
-
-        Args:
-            now: An aware instant at which the deployment is restricted.
-
-        Returns:
-            That instant in UTC (a microsecond later the deployment is free), or `None` if no
-            later moment is free.
-        """
-        at = now.astimezone(UTC)
-        # Windows repeat weekly, and a clock change may skip the one free hour of a week.
-        while at - now <= timedelta(days=15):
-            ends = [table.until(at) for table in self.timetables if table.restricts(at)]
-            if not ends:
-                return at - _INSTANT
-            if None in ends:
-                return None
-            at = max(end for end in ends if end is not None).astimezone(UTC) + _INSTANT
-        return None
-
-
 @lru_cache(maxsize=256)
-def compile_schedule(windows: tuple[TimeWindow, ...]) -> Schedule:
-    """Fold windows into a schedule; equal windows share one."""
+def timetables(windows: tuple[TimeWindow, ...]) -> tuple[Timetable, ...]:
+    """Fold windows into one timetable per timezone; equal windows share theirs."""
     zones = dict.fromkeys(window.timezone for window in windows)
-    return Schedule(
-        tuple(Timetable.of([w for w in windows if w.timezone == zone]) for zone in zones)
-    )
+    return tuple(Timetable.of([w for w in windows if w.timezone == zone]) for zone in zones)
+
+
+def restricted_until(tables: Sequence[Timetable], now: datetime) -> datetime | None:
+    """The last instant of the restriction that `now` lies in.
+
+    Args:
+        tables: A deployment's timetables.
+        now: An aware instant at which one of them restricts it.
+
+    Returns:
+        That instant in UTC (a microsecond later the deployment is free), or `None` if no later
+        moment is free.
+    """
+    at = now.astimezone(UTC)
+    # Windows repeat weekly, and a clock change may skip the one free hour of a week.
+    while at - now <= timedelta(days=15):
+        ends = [table.until(at) for table in tables if table.restricts(at)]
+        if not ends:
+            return at - _INSTANT
+        if None in ends:
+            return None
+        at = max(end for end in ends if end is not None).astimezone(UTC) + _INSTANT
+    return None
 
 
 def clock_changes(zone: tzinfo, start: datetime, end: datetime) -> Iterator[datetime]:
@@ -262,7 +250,7 @@ def closed_stretches(
 def _closed_minutes(windows: tuple[TimeWindow, ...], at: datetime) -> bytes:
     """For each minute of a week in UTC whether windows close it, by the UTC offsets of `at`."""
     tables = []
-    for zone, cells in compile_schedule(windows).timetables:
+    for zone, cells in timetables(windows):
         offset = _utc_offset(zone, at) // _MINUTE % WEEK_MINUTES
         closed = cells.translate(_IS_WHOLE)
         tables.append(closed[offset:] + closed[:offset])

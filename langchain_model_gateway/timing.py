@@ -5,13 +5,6 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, wait
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    aclosing,
-    closing,
-    nullcontext,
-)
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
@@ -50,9 +43,7 @@ class Clock:
         """Wait, letting others run."""
         await asyncio.sleep(seconds)
 
-    def call(
-        self, seconds: float | None, function: Callable[..., T], /, *args: Any, **kwargs: Any
-    ) -> T:
+    def call(self, seconds: float, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call `function`, waiting at most `seconds` for its answer.
 
         A thread cannot be stopped: a call that takes longer is left to end by itself.
@@ -60,21 +51,28 @@ class Clock:
         Raises:
             ModelTimeoutError: If there is no answer in time.
         """
-        if seconds is None:
-            return function(*args, **kwargs)
         future: Future[T] = Future()
         _in_background(lambda: _fulfil(future, partial(function, *args, **kwargs)))
         if not wait([future], timeout=max(seconds, 0)).done:
             raise _too_late(seconds)
         return future.result()
 
-    def acall(self, seconds: float | None, awaitable: Awaitable[T]) -> Awaitable[T]:
-        """What to await in place of `awaitable`, so that it is cancelled after `seconds`.
+    async def acall(self, seconds: float, awaitable: Awaitable[T]) -> T:
+        """Await `awaitable`; cancel it after `seconds`.
 
         Raises:
-            ModelTimeoutError: When awaited, if there is no answer in time.
+            ModelTimeoutError: If there is no answer in time.
         """
-        return awaitable if seconds is None else _within(seconds, awaitable)
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await awaitable
+        except BaseException as error:
+            # A model may turn the cancellation into an error of its own; and a cancellation that
+            # is still one came from outside.
+            if limit.expired() and not isinstance(error, asyncio.CancelledError):
+                raise _too_late(seconds) from error
+            raise
 
     def stream(
         self, chunks: Iterator[T], patience: Callable[[], float | None]
@@ -111,57 +109,48 @@ class Clock:
         Raises:
             ModelTimeoutError: If a chunk does not come in time.
         """
-        async with aclosing_if_closable(chunks):
+        try:
             while True:
+                seconds, ask = patience(), anext(chunks)
                 try:
-                    chunk = await self.acall(patience(), anext(chunks))
+                    chunk = await (ask if seconds is None else self.acall(seconds, ask))
                 except StopAsyncIteration:
                     return
                 yield chunk
+        finally:
+            await aclose(chunks)
 
 
-class Cancellation:
-    """Whether the running task was cancelled since this was made.
+def cancellations() -> int:
+    """How often the running task has been cancelled, and not taken that back."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def check_cancellation(error: BaseException, before: int) -> None:
+    """Raise the cancellation that an error stands in the place of, if there is one.
 
     A model may turn the cancellation it was given into an error of its own; falling over on that
     would lose the cancellation.
+
+    Args:
+        error: What a model raised.
+        before: The `cancellations` when its call began.
     """
-
-    __slots__ = ("_before", "_task")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._before = self._task.cancelling() if self._task else 0
-
-    def check(self, error: BaseException) -> None:
-        """Raise the cancellation that `error` stands in the place of, if there is one."""
-        if self._task is None or not isinstance(error, Exception):
-            return
-        if self._task.cancelling() > self._before:
-            raise asyncio.CancelledError from error
+    if isinstance(error, Exception) and cancellations() > before:
+        raise asyncio.CancelledError from error
 
 
-def closing_if_closable(chunks: Any) -> AbstractContextManager[Any]:
-    """`closing`, also for iterators that have nothing to close."""
-    return closing(chunks) if hasattr(chunks, "close") else nullcontext()
+def close(chunks: Any) -> None:
+    """Close an iterator, if it is one that can be."""
+    if (close := getattr(chunks, "close", None)) is not None:
+        close()
 
 
-def aclosing_if_closable(chunks: Any) -> AbstractAsyncContextManager[Any]:
-    """`aclosing`, also for iterators that have nothing to close."""
-    return aclosing(chunks) if hasattr(chunks, "aclose") else nullcontext()
-
-
-async def _within(seconds: float, awaitable: Awaitable[T]) -> T:
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return await awaitable
-    except BaseException as error:
-        # A model may turn the cancellation into an error of its own; and a cancellation that is
-        # still one came from outside.
-        if limit.expired() and not isinstance(error, asyncio.CancelledError):
-            raise _too_late(seconds) from error
-        raise
+async def aclose(chunks: Any) -> None:
+    """Close an async iterator, if it is one that can be."""
+    if (close := getattr(chunks, "aclose", None)) is not None:
+        await close()
 
 
 def _too_late(seconds: float) -> ModelTimeoutError:
@@ -182,12 +171,14 @@ def _fulfil(future: "Future[T]", function: Callable[[], T]) -> None:
 
 def _pump(chunks: Iterator[Any], queue: "Queue[Future[Any]]", gone: Event) -> None:
     """Read chunks into the queue until they end or the reader has gone."""
-    with closing_if_closable(chunks):
+    try:
         while True:
             future: Future[Any] = Future()
             _fulfil(future, lambda: next(chunks, _END))
             if not _put(queue, future, gone) or future.exception() or future.result() is _END:
                 return
+    finally:
+        close(chunks)
 
 
 def _put(queue: "Queue[Future[Any]]", future: "Future[Any]", gone: Event) -> bool:

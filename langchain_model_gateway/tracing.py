@@ -36,7 +36,7 @@ _OF_ONE_RUN: Final = frozenset({"run_id", "run_name"})
 
 
 class Run:
-    """The run of one call, or the absence of one: a context manager, sync or async.
+    """The run of one call. Where nobody listens it is never entered, and hands on the config only.
 
     Args:
         runnable: Whose call it is; the run has its name, unless the config has one.
@@ -44,30 +44,33 @@ class Run:
         config: The call's config.
 
     Attributes:
-        output: What the run is reported to have given, for whoever listens.
+        value: The call's input.
+        config: The config with what it leaves out from the run around; `None` if there is neither.
+        is_heard: Whether somebody listens, so that it has to be entered (sync or async).
+        output: What the run is reported to have given.
     """
 
-    __slots__ = ("_attempts", "_config", "_manager", "_runnable", "_value", "output")
+    output: Any = None
+
+    _manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None = None
+    _attempts = 0
 
     def __init__(
         self, runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None
     ) -> None:
         self._runnable = runnable
-        self._value = value
-        self._config = config
-        self._manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None = None
-        self._attempts = 0
-        self.output: Any = None
+        self.value = value
+        if (around := var_child_runnable_config.get()) is not None:
+            config = _inherited(around, config)
+        self.config = config
+        self.is_heard = _somebody_listens(config)
 
     def __enter__(self) -> Self:
-        if _somebody_listens(self._config):
-            config, start = self._started()
-            self._manager = get_callback_manager_for_config(config).on_chain_start(**start)
+        manager = get_callback_manager_for_config(self._whole_config())
+        self._manager = manager.on_chain_start(**self._start())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._manager is None:
-            return
         manager = cast("CallbackManagerForChainRun", self._manager)
         if _is_failure(error):
             manager.on_chain_error(error)
@@ -75,38 +78,37 @@ class Run:
             manager.on_chain_end(self.output)
 
     async def __aenter__(self) -> Self:
-        if _somebody_listens(self._config):
-            config, start = self._started()
-            manager = get_async_callback_manager_for_config(config)
-            self._manager = await manager.on_chain_start(**start)
+        manager = get_async_callback_manager_for_config(self._whole_config())
+        self._manager = await manager.on_chain_start(**self._start())
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._manager is None:
-            return
         manager = cast("AsyncCallbackManagerForChainRun", self._manager)
         if _is_failure(error):
             await manager.on_chain_error(error)
         else:
             await manager.on_chain_end(self.output)
 
-    def _started(self) -> tuple[RunnableConfig, dict[str, Any]]:
-        """The whole config, and how its run starts."""
-        self._config = config = ensure_config(self._config)
-        return config, {
+    def _whole_config(self) -> RunnableConfig:
+        self.config = ensure_config(self.config)
+        return self.config
+
+    def _start(self) -> dict[str, Any]:
+        assert self.config is not None  # noqa: S101
+        return {
             "serialized": None,
-            "inputs": self._value,
-            "name": config.get("run_name") or self._runnable.get_name(),
-            "run_id": config.get("run_id"),
+            "inputs": self.value,
+            "name": self.config.get("run_name") or self._runnable.get_name(),
+            "run_id": self.config.get("run_id"),
         }
 
     def child(self, model_name: str) -> RunnableConfig | None:
         """The config for the next attempt: the caller's own, with a child run where one is kept."""
-        self._attempts += 1
-        if self._config is None:
+        if self.config is None:
             return None
         config = self._handed_on()
         if self._manager is not None:
+            self._attempts += 1
             # In the config and not in get_child(): only there they reach runs below a retry.
             tags = [DEPLOYMENT_TAG + model_name]
             if self._attempts > 1:
@@ -128,40 +130,36 @@ class Run:
         """A copy of the config: a model must not edit the next one's."""
         own: dict[str, Any] = {
             key: value.copy() if isinstance(value, (list, dict)) else value
-            for key, value in (self._config or {}).items()
+            for key, value in (self.config or {}).items()
             if key not in _OF_ONE_RUN
         }
         if self._manager is not None:
             own["callbacks"] = self._manager.get_child()
         return cast("RunnableConfig", own)
 
-    def tap(self, chunks: Generator[Any, None, None]) -> Generator[Any, None, None]:
-        """Pass chunks through, letting those who listen see them."""
-        return chunks if self._manager is None else self._recorded(chunks)
-
-    def atap(self, chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-        """Pass chunks through, letting those who listen see them."""
-        return chunks if self._manager is None else self._arecorded(chunks)
-
-    def _recorded(self, chunks: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    def recorded(self, chunks: Generator[Any, None, None]) -> Generator[Any, None, None]:
+        """Pass chunks through, letting those who listen see them, and the run end with them."""
         seen: list[Any] = []
-        try:
-            with closing(chunks):
-                for chunk in self._tapped(chunks, "tap_output_iter"):
-                    seen.append(chunk)
-                    yield chunk
-        finally:
-            self.output = merged(seen)
+        with self:
+            try:
+                with closing(chunks):
+                    for chunk in self._tapped(chunks, "tap_output_iter"):
+                        seen.append(chunk)
+                        yield chunk
+            finally:
+                self.output = merged(seen)
 
-    async def _arecorded(self, chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    async def arecorded(self, chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        """`recorded`, async."""
         seen: list[Any] = []
-        try:
-            async with aclosing(chunks):
-                async for chunk in self._tapped(chunks, "tap_output_aiter"):
-                    seen.append(chunk)
-                    yield chunk
-        finally:
-            self.output = merged(seen)
+        async with self:
+            try:
+                async with aclosing(chunks):
+                    async for chunk in self._tapped(chunks, "tap_output_aiter"):
+                        seen.append(chunk)
+                        yield chunk
+            finally:
+                self.output = merged(seen)
 
     def _tapped(self, chunks: Any, method: str) -> Any:
         assert self._manager is not None  # noqa: S101
@@ -171,12 +169,10 @@ class Run:
         return chunks
 
 
-def effective(config: RunnableConfig | None, key: str) -> Any:
-    """A config's value, or the one inherited from the run around, as `ensure_config` has it."""
-    for each in (config, var_child_runnable_config.get()):
-        if each is not None and (value := each.get(key)) is not None:
-            return value
-    return None
+def _inherited(around: RunnableConfig, config: RunnableConfig | None) -> RunnableConfig:
+    """A config with what it leaves out from the run around it, as `ensure_config` has it."""
+    given = {key: value for key, value in (config or {}).items() if value is not None}
+    return cast("RunnableConfig", {**around, **given})
 
 
 def _event(failures: Sequence[FailedAttempt]) -> dict[str, Any]:
@@ -196,7 +192,7 @@ def _is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
 
 def _somebody_listens(config: RunnableConfig | None) -> bool:
     """Whether a callback manager for this config would have any handler, without making one."""
-    callbacks = effective(config, "callbacks")
+    callbacks: Any = None if config is None else config.get("callbacks")
     if callbacks is not None and getattr(callbacks, "handlers", callbacks):
         return True
     tracing_is_on, hooks = _tracing()
