@@ -5,14 +5,21 @@ There are four, for a plain call and a stream, sync and async; everything that d
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway.routing import Call, Routing, Wait
@@ -20,6 +27,9 @@ from langchain_model_gateway.timing import aclose, cancellations, check_cancella
 from langchain_model_gateway.tracing import Run, merged
 
 PREFERENCE: Final = "model_preference"
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
@@ -216,21 +226,21 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         return_exceptions: bool,
     ) -> AsyncIterator[list["asyncio.Task[tuple[int, Any]]"]]:
         """A task for each input, routed by itself; unlike the base class, none is left running."""
-        configs = get_config_list(config, len(inputs))
-        limit = configs[0].get("max_concurrency") if configs else None
-        turn = asyncio.Semaphore(limit) if limit else nullcontext()
+        size = len(inputs)
+        configs = [None] * size if config is None else get_config_list(config, size)
 
         async def answer(position: int) -> tuple[int, Any]:
             try:
-                async with turn:
-                    output = await self.ainvoke(inputs[position], configs[position], **kwargs)
+                output = await self.ainvoke(inputs[position], configs[position], **kwargs)
             except Exception as error:
                 if not return_exceptions:
                     raise
                 output = error
             return position, output
 
-        tasks = [asyncio.ensure_future(answer(position)) for position in range(len(inputs))]
+        limit = ensure_config(configs[0]).get("max_concurrency") if configs else None
+        begin = _in_turn(limit, answer) if limit else answer
+        tasks = [asyncio.ensure_future(begin(position)) for position in range(size)]
         try:
             yield tasks
         finally:
@@ -238,6 +248,17 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             for task in unfinished:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
+
+
+def _in_turn(limit: int, function: Callable[[T], Awaitable[U]]) -> Callable[[T], Awaitable[U]]:
+    """`function`, of which at most `limit` calls run at once."""
+    turn = asyncio.Semaphore(limit)
+
+    async def in_turn(argument: T) -> U:
+        async with turn:
+            return await function(argument)
+
+    return in_turn
 
 
 def _configured_preference(config: RunnableConfig) -> Any:

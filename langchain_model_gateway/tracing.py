@@ -7,11 +7,9 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
 from functools import cache, reduce
 from operator import add
-from typing import Any, Final, Self, TypeGuard, cast
+from typing import Any, Final, Self
 
 from langchain_core.callbacks import (
-    AsyncCallbackManagerForChainRun,
-    CallbackManagerForChainRun,
     adispatch_custom_event,
     dispatch_custom_event,
 )
@@ -52,7 +50,8 @@ class Run:
 
     output: Any = None
 
-    _manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None = None
+    _manager: Any = None
+    """LangChain's manager of this run, of the sync or the async kind."""
     _attempts = 0
 
     def __init__(
@@ -66,40 +65,35 @@ class Run:
         self.is_heard = _somebody_listens(config)
 
     def __enter__(self) -> Self:
-        manager = get_callback_manager_for_config(self._whole_config())
-        self._manager = manager.on_chain_start(**self._start())
+        config, start = self._started()
+        self._manager = get_callback_manager_for_config(config).on_chain_start(**start)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        manager = cast("CallbackManagerForChainRun", self._manager)
-        if _is_failure(error):
-            manager.on_chain_error(error)
+        if error is None or isinstance(error, GeneratorExit):  # a reader may have had enough
+            self._manager.on_chain_end(self.output)
         else:
-            manager.on_chain_end(self.output)
+            self._manager.on_chain_error(error)
 
     async def __aenter__(self) -> Self:
-        manager = get_async_callback_manager_for_config(self._whole_config())
-        self._manager = await manager.on_chain_start(**self._start())
+        config, start = self._started()
+        self._manager = await get_async_callback_manager_for_config(config).on_chain_start(**start)
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        manager = cast("AsyncCallbackManagerForChainRun", self._manager)
-        if _is_failure(error):
-            await manager.on_chain_error(error)
+        if error is None or isinstance(error, GeneratorExit):
+            await self._manager.on_chain_end(self.output)
         else:
-            await manager.on_chain_end(self.output)
+            await self._manager.on_chain_error(error)
 
-    def _whole_config(self) -> RunnableConfig:
-        self.config = ensure_config(self.config)
-        return self.config
-
-    def _start(self) -> dict[str, Any]:
-        assert self.config is not None  # noqa: S101
-        return {
+    def _started(self) -> tuple[RunnableConfig, dict[str, Any]]:
+        """The whole config, and how its run starts."""
+        self.config = config = ensure_config(self.config)
+        return config, {
             "serialized": None,
             "inputs": self.value,
-            "name": self.config.get("run_name") or self._runnable.get_name(),
-            "run_id": self.config.get("run_id"),
+            "name": config.get("run_name") or self._runnable.get_name(),
+            "run_id": config.get("run_id"),
         }
 
     def child(self, model_name: str) -> RunnableConfig | None:
@@ -128,14 +122,14 @@ class Run:
 
     def _handed_on(self) -> RunnableConfig:
         """A copy of the config: a model must not edit the next one's."""
-        own: dict[str, Any] = {
+        own: Any = {
             key: value.copy() if isinstance(value, (list, dict)) else value
             for key, value in (self.config or {}).items()
             if key not in _OF_ONE_RUN
         }
         if self._manager is not None:
             own["callbacks"] = self._manager.get_child()
-        return cast("RunnableConfig", own)
+        return own  # type: ignore[no-any-return]
 
     def recorded(self, chunks: Generator[Any, None, None]) -> Generator[Any, None, None]:
         """Pass chunks through, letting those who listen see them, and the run end with them."""
@@ -162,7 +156,6 @@ class Run:
                 self.output = merged(seen)
 
     def _tapped(self, chunks: Any, method: str) -> Any:
-        assert self._manager is not None  # noqa: S101
         for handler in self._manager.handlers:
             if isinstance(handler, _StreamingCallbackHandler):
                 return getattr(handler, method)(self._manager.run_id, chunks)
@@ -172,7 +165,7 @@ class Run:
 def _inherited(around: RunnableConfig, config: RunnableConfig | None) -> RunnableConfig:
     """A config with what it leaves out from the run around it, as `ensure_config` has it."""
     given = {key: value for key, value in (config or {}).items() if value is not None}
-    return cast("RunnableConfig", {**around, **given})
+    return {**around, **given}  # type: ignore[typeddict-item]
 
 
 def _event(failures: Sequence[FailedAttempt]) -> dict[str, Any]:
@@ -183,11 +176,6 @@ def _event(failures: Sequence[FailedAttempt]) -> dict[str, Any]:
         "error": type(failure.exception).__name__,
         "attempt": len(failures),
     }
-
-
-def _is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
-    # The reader of a stream may have had enough.
-    return error is not None and not isinstance(error, GeneratorExit)
 
 
 def _somebody_listens(config: RunnableConfig | None) -> bool:
