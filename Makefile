@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format types notebooks mutants bench build wheel-test clean
+.PHONY: help demo test lint format types notebooks mutants bench instructions build wheel-test clean
 
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
@@ -38,6 +38,9 @@ mutants: .venv/.dev-ready ## Plant bugs in the pure modules, and list those no t
 
 bench: .bench-venv/.ready ## Measure against the peers. QUICK=1 for a first look.
 	.bench-venv/bin/python -m benchmarks $(if $(QUICK),--quick)
+
+instructions: .bench-venv/.ready ## Count the instructions of a healthy call; needs valgrind.
+	.bench-venv/bin/python -m benchmarks.instructions
 
 .bench-venv/.ready: pyproject.toml
 	@$(PYTHON) -m venv .bench-venv

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_openai import ChatOpenAI
 from typing_extensions import override
 
 from benchmarks.backends import Backend, InstantChatModel
@@ -93,6 +92,8 @@ class _LangChain(Contender):
 def _chat_model(backend: Backend) -> Runnable[Any, Any]:
     if backend.url is None:
         return InstantChatModel(backend=backend)
+    from langchain_openai import ChatOpenAI  # noqa: PLC0415 - not for models in this process
+
     return ChatOpenAI(model="gpt-4o-mini", base_url=backend.url, api_key="key", max_retries=0)
 
 

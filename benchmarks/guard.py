@@ -10,19 +10,31 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
-
 from benchmarks.backends import Backend, InstantChatModel
 from benchmarks.contenders import WINDOWS
 from langchain_model_gateway import GatewayRunnable
 
 FORMS = ("invoke", "ainvoke", "stream", "astream")
 
-MOST_OF_FALLBACKS = 0.8
+MOST_OF_FALLBACKS = 0.5
 """What a healthy call may add to the bare model's, of what `with_fallbacks` adds."""
 
 MOST_FOR_MANY = 1.05
 """What a healthy call may take with 200 deployments, of what it takes with two."""
+
+
+def contenders(size: int) -> dict[str, Any]:
+    """The bare model, `with_fallbacks` and the gateway, all healthy, with so many models."""
+    models = [InstantChatModel(backend=Backend())] * size
+    entries: list[Any] = [
+        {"model_name": f"m{i}", "model": model, "time_constraints": WINDOWS}
+        for i, model in enumerate(models)
+    ]
+    return {
+        "direct": models[0],
+        "with_fallbacks": models[0].with_fallbacks(models[1:]),
+        "gateway": GatewayRunnable(models=entries, model_preference="m0"),
+    }
 
 
 def counts(form: str) -> dict[str, int]:
@@ -34,31 +46,25 @@ def counts(form: str) -> dict[str, int]:
     Returns:
         The counts of the bare model, of `with_fallbacks` and of gateways over 2 and 200.
     """
-    model, spare = (InstantChatModel(backend=Backend()) for _ in range(2))
-    contenders = {
-        "direct": model,
-        "with_fallbacks": model.with_fallbacks([spare]),
-        "gateway": _gateway(model, 2),
-        "gateway of 200": _gateway(model, 200),
-    }
+    everybody = contenders(2) | {"gateway of 200": contenders(200)["gateway"]}
     with asyncio.Runner() as runner:
         return {
             name: _count(lambda r=runnable: _call(r, form, runner))
-            for name, runnable in contenders.items()
+            for name, runnable in everybody.items()
         }
+
+
+def repeat(runnable: Any, form: str, calls: int) -> None:
+    """Make so many calls, one after another."""
+    with asyncio.Runner() as runner:
+        for _ in range(calls):
+            _call(runnable, form, runner)
 
 
 def added(found: dict[str, int]) -> float:
     """What the gateway adds to the bare model's call, of what `with_fallbacks` adds."""
     bare = found["direct"]
     return (found["gateway"] - bare) / (found["with_fallbacks"] - bare)
-
-
-def _gateway(model: BaseChatModel, size: int) -> GatewayRunnable:
-    entries: list[Any] = [
-        {"model_name": f"m{i}", "model": model, "time_constraints": WINDOWS} for i in range(size)
-    ]
-    return GatewayRunnable(models=entries, model_preference="m0")
 
 
 def _call(runnable: Any, form: str, runner: asyncio.Runner) -> None:

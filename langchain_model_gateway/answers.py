@@ -140,11 +140,10 @@ def is_empty(message: BaseMessage) -> bool:
 def carries_something(chunk: Any) -> bool:
     """Whether a chunk holds any part of an answer: text, a tool call, reasoning, any block."""
     if isinstance(chunk, BaseMessage):
-        content = chunk.content
-        has_content = (
-            bool(content) if isinstance(content, str) else any(map(_block_carries, content))
+        parts = chunk.content if isinstance(chunk.content, list) else [chunk.content]
+        return (
+            any(map(_block_carries, parts)) or _calls_tools(chunk) or bool(chunk.additional_kwargs)
         )
-        return has_content or _calls_tools(chunk) or bool(chunk.additional_kwargs)
     if isinstance(chunk, dict) and chunk.keys() == {"raw"}:
         return carries_something(chunk["raw"])
     return chunk is not None and chunk != ""

@@ -1,7 +1,7 @@
 """The doing: thin drivers that carry out a `Call`'s steps, for every call form of a Runnable.
 
 There are four, for a plain call and a stream, sync and async; everything that decides is in
-`routing`, and all other call forms come down to these.
+`call` and `routing`, and all other call forms come down to these.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
-from langchain_model_gateway.routing import Call, Routing, Wait
+from langchain_model_gateway.call import Call, Wait
+from langchain_model_gateway.routing import Routing
 from langchain_model_gateway.timing import aclose, cancellations, check_cancellation, close
 from langchain_model_gateway.tracing import Run, merged
 
@@ -129,7 +130,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 try:
                     for chunk in chunks:
                         yield from call.saw(chunk)
-                        if call.is_unguarded:
+                        if call.passes_through:
                             break
                     yield from chunks
                     call.finished()
@@ -162,7 +163,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                     async for chunk in chunks:
                         for ready in call.saw(chunk):
                             yield ready
-                        if call.is_unguarded:
+                        if call.passes_through:
                             break
                     async for chunk in chunks:
                         yield chunk
@@ -273,5 +274,5 @@ def _own(value: Any) -> Any:
     if type(value) is list:
         return [*map(_own, value)]
     if type(value) is dict:
-        return dict(zip(value, map(_own, value.values()), strict=True))
+        return {key: _own(item) for key, item in value.items()} if value else {}
     return value

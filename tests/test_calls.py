@@ -412,6 +412,19 @@ def test_a_cached_message_is_left_as_it_is(form: str) -> None:
     assert mark(again) == {"model_name": "strong", "failed": []}
 
 
+@pytest.mark.parametrize("form", ["invoke", "ainvoke"])
+def test_an_answer_is_its_callers_own(form: str) -> None:
+    """But for the mark it equals the model's message, and no edit of it reaches that."""
+    kept = AIMessage("hi", id="kept", note="the model's")
+    answer = CallForm(form)(gateway(RunnableLambda(lambda _: kept), says("b")), "x")
+    told = answer.response_metadata
+    assert answer == kept.model_copy(update={"response_metadata": told})
+    assert answer.model_fields_set == kept.model_fields_set | {"response_metadata"}
+    answer.note, answer.content = "the caller's", "bye"
+    answer.response_metadata["more"] = True
+    assert kept == AIMessage("hi", id="kept", note="the model's")
+
+
 def test_a_chain_that_answers_with_text_is_a_deployment(ask: Ask) -> None:
     """What is no message passes through as it is, and falls over like any answer."""
     parsed = says("hi") | StrOutputParser()
