@@ -33,7 +33,6 @@ _FINISHED_BY: Final[Mapping[str, Rejection]] = {
     "refusal": "refusal",
 }
 
-
 _EMPTY: Final = "empty: neither text nor a tool call"
 
 
@@ -172,16 +171,12 @@ def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> An
 def _with_metadata(message: BaseMessage, metadata: dict[str, Any]) -> BaseMessage:
     """What `message.model_copy(update={"response_metadata": metadata})` gives, in half its time."""
     state = message.__getstate__()
-    extra = state["__pydantic_extra__"]
+    state["__dict__"] = {**state["__dict__"], "response_metadata": metadata}
+    state["__pydantic_fields_set__"] = {*state["__pydantic_fields_set__"], "response_metadata"}
+    if (extra := state["__pydantic_extra__"]) is not None:
+        state["__pydantic_extra__"] = {**extra}
     changed = message.__class__.__new__(message.__class__)
-    changed.__setstate__(
-        {
-            **state,
-            "__dict__": {**state["__dict__"], "response_metadata": metadata},
-            "__pydantic_fields_set__": {*state["__pydantic_fields_set__"], "response_metadata"},
-            "__pydantic_extra__": None if extra is None else {**extra},
-        }
-    )
+    changed.__setstate__(state)
     return changed
 
 
