@@ -48,20 +48,21 @@ def main() -> None:
     )
 
     records: list[Record] = []
-    if "import" in wanted:
-        records += imports.measure(1 if quick else 7, say)
-    with asyncio.Runner() as runner, server.provider() as address:
-        if "in-process" in wanted:
-            records += in_process.measure(everybody, calls, runner, say)
-        if "http" in wanted:
-            records += over_http.measure(everybody, load, address, runner, say)
-        if "hanging" in wanted:
-            records += over_http.measure_hanging(everybody, load, address, runner, say)
-
-    report.show(records, console)
-    report.write(records, arguments.json, "quick" if quick else "full")
-    is_plotted = report.plot(records, arguments.plot)
-    say(f"wrote {arguments.json.name}" + (f" and {arguments.plot.name}" if is_plotted else ""))
+    try:
+        if "import" in wanted:
+            records += imports.measure(1 if quick else 7, say)
+        with asyncio.Runner() as runner, server.provider() as address:
+            if "in-process" in wanted:
+                records += in_process.measure(everybody, calls, runner, say)
+            if "http" in wanted:
+                records += over_http.measure(everybody, load, address, runner, say)
+            if "hanging" in wanted:
+                records += over_http.measure_hanging(everybody, load, address, runner, say)
+    finally:  # half an hour's numbers are not lost with the last of them
+        report.show(records, console)
+        report.write(records, arguments.json, "quick" if quick else "full")
+        is_plotted = report.plot(records, arguments.plot)
+        say(f"wrote {arguments.json.name}" + (f" and {arguments.plot.name}" if is_plotted else ""))
 
 
 def _quiet() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, ClassVar
@@ -15,6 +16,9 @@ from benchmarks.backends import Backend
 from benchmarks.contenders import Contender, Gateway, GatewayWithPolicies
 from benchmarks.measure import Record, interleaved
 from langchain_model_gateway import CooldownPolicy
+
+# An HTTP client's pool may leave one of many responses unread, and wait for ever.
+STUCK, TRIES = 90, 3
 
 
 class Oracle(Contender):
@@ -81,7 +85,7 @@ def measure(
             work = f"{name}, {concurrency} at once"
             say(work)
             contenders = [kind(backends) for kind in entrants]
-            records += _loads(work, contenders, effort, concurrency, runner)
+            records += _loads(work, contenders, effort, concurrency, runner=runner, say=say)
     return records
 
 
@@ -117,18 +121,27 @@ def _loads(
     contenders: Sequence[Contender],
     effort: Effort,
     concurrency: int,
+    *,
     runner: asyncio.Runner,
+    say: Callable[[str], None],
 ) -> list[Record]:
     calls = max(effort.calls if concurrency > 1 else effort.calls // 4, concurrency)
     latencies: dict[str, list[float]] = {each.name: [] for each in contenders}
 
+    def put_on(contender: Contender, calls: int) -> tuple[float, list[float]]:
+        for _ in range(TRIES):
+            with suppress(TimeoutError):
+                return runner.run(asyncio.wait_for(_load(contender, calls, concurrency), STUCK))
+            say(f"{contender.name}: not done after {STUCK} s; once more")
+        raise TimeoutError(f"{contender.name} got stuck {TRIES} times")
+
     def sample(contender: Contender) -> float:
-        total, each = runner.run(_load(contender, calls, concurrency))
+        total, each = put_on(contender, calls)
         latencies[contender.name] += each
         return total / calls * 1e3
 
     for contender in contenders:  # connections and caches are there when it counts
-        runner.run(_load(contender, concurrency, concurrency))
+        put_on(contender, concurrency)
     values = interleaved(
         {c.name: lambda c=c: sample(c) for c in contenders},
         effort.rounds,

@@ -9,6 +9,8 @@ _SECRETS: Final = re.compile(
     r"""(?ix)
     (?<=://)[^/\s@]+(?=@)                                 # user:password@ of a URL
     | (?<=\bbearer\s)[^\s"',}]+                           # Authorization: Bearer ...
+    | (?<=authorization:\sbasic\s)[^\s"',}]+
+    | (?<=[?&]key=)[^\s"'&]+                               # Gemini's place for it
     | (?<=api[-_\s]key[=:]\s)[^\s"',}]{6,}
     | (?<=api[-_\s]key[=:])[^\s"',}]{6,}
     | \b(?:sk|pk|rk|gsk|xai|pplx|hf|nvapi)[-_][\w*.\-]{6,}  # the providers' own prefixes

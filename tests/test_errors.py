@@ -490,7 +490,13 @@ def test_what_looks_like_a_key_is_masked(
 
 @pytest.mark.parametrize(
     "text",
-    ["Authorization: Bearer 0123456789abcdef", "api_key=0123456789abcdef", "http://u:hunter2@h/v1"],
+    [
+        "Authorization: Bearer 0123456789abcdef",
+        "Authorization: Basic dTpodW50ZXIy",
+        "api_key=0123456789abcdef",
+        "http://u:hunter2@h/v1",
+        "https://h/v1/models/m:generateContent?alt=sse&key=0123456789abcdef",
+    ],
 )
 def test_bearers_keys_and_passwords_are_masked_by_their_place(text: str) -> None:
     """A secret with no telling form is known by what stands before it."""
