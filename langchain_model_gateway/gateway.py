@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 from langchain_core.load.load import InitValidator
 from langchain_core.load.serializable import Serializable, SerializedConstructor
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
-from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import get_unique_config_specs
 from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, PrivateAttr, field_validator
@@ -25,6 +24,8 @@ from langchain_model_gateway.routing import Routing, RoutingPlan, logger
 from langchain_model_gateway.timing import Clock
 
 if TYPE_CHECKING:
+    from langchain_core.runnables.graph import Graph
+
     from langchain_model_gateway.chat_model import GatewayChatModel
 
 G = TypeVar("G", bound="GatewayRunnable")
@@ -269,7 +270,7 @@ class GatewayRunnable(RoutedCalls):
         return display.gateway_html(self, self._routing.clock.now())
 
     @override
-    def get_graph(self, config: RunnableConfig | None = None) -> Graph:
+    def get_graph(self, config: RunnableConfig | None = None) -> "Graph":
         return display.gateway_graph(self, config)
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
