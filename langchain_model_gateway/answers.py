@@ -160,8 +160,8 @@ def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> An
             failed = {"model_name": failure.model_name, "error": type(failure.exception).__name__}
             mark["failed"].append(failed)
         # A gateway inside this one has left its own.
-        if STAMP in metadata:
-            mark[STAMP] = metadata[STAMP]
+        if (inner := metadata.get(STAMP)) is not None:
+            mark[STAMP] = inner
         return _with_metadata(answer, {**metadata, STAMP: mark})
     if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
         return {**answer, "raw": stamp(answer["raw"], model_name, failures)}

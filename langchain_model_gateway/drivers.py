@@ -274,5 +274,6 @@ def _own(value: Any) -> Any:
     if type(value) is list:
         return [*map(_own, value)]
     if type(value) is dict:
+        # A comprehension is a call of its own, and most calls have no keywords.
         return {key: _own(item) for key, item in value.items()} if value else {}
     return value
