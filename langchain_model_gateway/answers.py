@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from langchain_core.exceptions import ModelAPIError, ModelError
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 
-from langchain_model_gateway.errors import FailedAttempt
+from langchain_model_gateway.errors import EmptyStreamError, FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.policies import Rejection
 
 STAMP: Final = "gateway"
@@ -34,14 +33,6 @@ _FINISHED_BY: Final[Mapping[str, Rejection]] = {
 }
 
 _EMPTY: Final = "empty: neither text nor a tool call"
-
-
-class RejectedAnswerError(ModelError):
-    """A model answered, but not with what counts as an answer."""
-
-
-class EmptyStreamError(ModelAPIError):
-    """A model's stream ended before it carried anything."""
 
 
 class StreamedAnswer:

@@ -6,31 +6,31 @@ Pure: no input or output, no waiting, no await; time and chance come from outsid
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 from langchain_core.exceptions import ModelTimeoutError
 
 from langchain_model_gateway.answers import (
-    RejectedAnswerError,
     StreamedAnswer,
     check_answer,
     is_structured,
     stamp,
 )
+from langchain_model_gateway.classify import is_request_fault, is_retryable, retry_after
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import (
     FailedAttempt,
     ModelRouterError,
+    RejectedAnswerError,
     SkippedModel,
     all_models_failed,
-    is_request_fault,
-    is_retryable,
     no_model_available,
-    retry_after,
 )
 from langchain_model_gateway.health import Ticket
 from langchain_model_gateway.routing import Routing, logger, route
+from langchain_model_gateway.serialization import secret_values
 
 Stream = TypeVar("Stream")
 
@@ -236,7 +236,9 @@ class Call:
         """
         if not isinstance(error, Exception) or not self._routing.handles(error):
             return False
-        failure = FailedAttempt(self._current.model_name, self._current.provider, error)
+        current = self._current
+        secrets = partial(secret_values, current.core)
+        failure = FailedAttempt(current.model_name, current.provider, error, secrets)
         self.failures += (failure,)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("failed attempt %d: %s", len(self.failures), failure)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -67,7 +68,8 @@ class ModelDeployment(BaseModel):
     @cached_property
     def _provider(self) -> str:
         if isinstance(self._core, BaseChatModel):
-            return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
+            with suppress(Exception):  # a stranger's code; a name is not worth a fallback
+                return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
         return self.model_class
 
     @field_validator("model_name", mode="before")

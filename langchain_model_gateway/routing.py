@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from langchain_core.exceptions import ModelTimeoutError
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.answers import EmptyStreamError, RejectedAnswerError
+from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.errors import SkippedModel, is_control_flow
+from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.health import HealthState
 from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy
 from langchain_model_gateway.timing import Clock

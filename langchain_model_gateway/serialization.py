@@ -18,8 +18,8 @@ from langchain_core.load.serializable import Serializable
 from pydantic import BaseModel, SecretStr
 
 from langchain_model_gateway._text import one_line
+from langchain_model_gateway.classify import quote
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.errors import quote
 
 if TYPE_CHECKING:
     from langchain_model_gateway.gateway import GatewayRunnable

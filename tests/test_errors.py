@@ -48,7 +48,7 @@ from langchain_model_gateway import (
     RetryPolicy,
     SkippedModel,
 )
-from langchain_model_gateway.errors import is_request_fault, is_retryable, retry_after
+from langchain_model_gateway.classify import is_request_fault, is_retryable, retry_after
 from tests.models import NEVER, gateway_over, says
 
 KEY = "sk-proj-abcdefghijklmnop"
