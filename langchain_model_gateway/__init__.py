@@ -7,6 +7,7 @@ from langchain_model_gateway.chat_model import GatewayChatModel
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.errors import (
+    AllContextsOverflowedError,
     AllModelsFailedError,
     EmptyStreamError,
     FailedAttempt,
@@ -21,6 +22,7 @@ from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow
 
 __all__ = [
+    "AllContextsOverflowedError",
     "AllModelsFailedError",
     "CooldownPolicy",
     "EmptyStreamError",

@@ -143,6 +143,8 @@ _SAYINGS: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
         (r"[\"']?(Response missing 'choices' key)", _BAD_GATEWAY),
         (r"(Received response with null value for 'choices')", _BAD_GATEWAY),
         (r"(Unexpected response type from OpenAI-compatible endpoint)", _BAD_GATEWAY),
+        (r"('(?:str|bytes|NoneType)' object has no attribute 'model_dump')", _BAD_GATEWAY),
+        (r"(No 'output' key found in the response from)", _BAD_GATEWAY),  # Bedrock
         (r"[\"']?(Could not resolve authentication|Anthropic authentication failed)", 401),
     )
 )
@@ -155,7 +157,7 @@ _CLIENT_LIBRARIES: Final = frozenset(
 _CONNECTION_ERRORS: Final = frozenset(
     {"APIConnectionError", "ChunkedEncodingError", "ClientConnectionError", "ClientPayloadError"}
     | {"ConnectionError", "HTTPClientError", "HTTPException", "IncompleteGenerationError"}
-    | {"IncompleteReadError", "NetworkError", "NoResponseError", "OverloadedError"}
+    | {"IncompleteReadError", "NetworkError", "NoResponseError", "OverloadedError", "ParserError"}
     | {"ProtocolError", "ResponseStreamingError", "ServerTimeoutError", "Timeout"}
     | {"TimeoutException", "TransportError", "URLError", "UnknownApiResponseError"}
 )
@@ -200,6 +202,7 @@ _OWN: Final = frozenset({"langchain_model_gateway.errors"})
 _NATIVE: Final = frozenset({"builtins", "langchain_core.exceptions"})
 _PLAIN: Final = (str, int, float, bool, type(None))
 
+_COHERES_HEADERS: Final = re.compile(r"^headers: \{.*?\}, (?=status_code: )", re.DOTALL)
 _TEXTS_WITHOUT_A_CAUSE: Final = frozenset({"", "connection error"})
 
 
@@ -221,9 +224,7 @@ def is_retryable(error: BaseException) -> bool:
             return told
         if (status := _meaning(each)) is not None:
             return status in _RETRYABLE_STATUSES or 500 <= status <= 599  # noqa: PLR2004
-        if isinstance(each, (TimeoutError, ConnectionError)) or _is_one_of(
-            each, _CONNECTION_ERRORS
-        ):
+        if _is_connections(each):
             return True
     return False
 
@@ -233,7 +234,7 @@ def is_request_fault(error: BaseException) -> bool:
     for each in _causes(error):
         if isinstance(each, _REQUEST_FAULTS) or _is_one_of(each, _REQUEST_ERRORS):
             return True
-        if isinstance(each, ModelError):
+        if isinstance(each, ModelError) or _is_connections(each):
             return False
         if (status := _meaning(each)) is not None:
             return status in _REQUEST_FAULT_STATUSES
@@ -302,7 +303,12 @@ def provider_status(error: BaseException) -> int | None:
     Args:
         error: Any exception; what it was raised from is looked at too.
     """
-    return next(filter(None, map(_told_status, _causes(error))), None)
+    for each in _causes(error):
+        if (status := _http_status(each)) or (status := next(iter(_told(each)), None)):
+            return status
+        if _is_connections(each):  # below it, aiohttp tells a broken body with a 400 of its own
+            break
+    return None
 
 
 def retry_after(error: BaseException, now: datetime) -> float | None:
@@ -427,8 +433,9 @@ def _quoted_text(error: BaseException, secrets: Collection[str]) -> str:
     if isinstance(error, OutputParserException):
         return "the answer does not parse"
     if _holds_an_answer(error):
-        return ""
-    text = _text(error)
+        status = provider_status(error)
+        return f"status {status}" if status else ""
+    text = _COHERES_HEADERS.sub("", _text(error))
     if text.strip(" .").lower() in _TEXTS_WITHOUT_A_CAUSE:
         *_, root = _causes(error)
         if root is not error and (cause := _text(root) or kind(root)) != text:
@@ -476,15 +483,11 @@ def _text(error: BaseException) -> str:
 def _meaning(error: BaseException) -> int | None:
     """The HTTP status that says best what one exception means."""
     status = _http_status(error)
-    if status is None or status in _VAGUE_STATUSES:
-        codes = _code_statuses(error)
-        account = next((code for code in codes if code in _ACCOUNT_FAULT_STATUSES), None)
-        return account or status or next(iter(codes), None)
-    return status
-
-
-def _told_status(error: BaseException) -> int | None:
-    return _http_status(error) or next(iter(_code_statuses(error)), None)
+    if status is not None and status not in _VAGUE_STATUSES:
+        return status
+    codes = [*_told(error), *_implied(error)]
+    account = next((code for code in codes if code in _ACCOUNT_FAULT_STATUSES), None)
+    return account or status or next(iter(codes), None)
 
 
 def _http_status(error: BaseException) -> int | None:
@@ -496,20 +499,28 @@ def _http_status(error: BaseException) -> int | None:
     return None
 
 
-def _code_statuses(error: BaseException) -> list[int]:
-    """What the words of the server, or of a plain built-in exception, stand for."""
-    payload = _payload(error)
-    found = [status for code in _codes(payload) if (status := _code_status(code))]
-    message = _at(payload, "message") or _at(payload, "Message")
+def _told(error: BaseException) -> list[int]:
+    """What the codes of an error, in its body or its text, stand for."""
+    codes = [*_codes(_payload(error)), *(match[1] for match, _ in _sayings(error))]
+    return list(filter(None, map(_code_status, codes)))
+
+
+def _implied(error: BaseException) -> Iterator[int]:
+    """What an error stands for that has no code."""
+    message = _at(_payload(error), "message") or _at(_payload(error), "Message")
     if isinstance(message, str):
-        found += [status for begin, status in _MESSAGES.items() if message.startswith(begin)]
-    text = _text(error)[:_LOOKED_AT]
-    matches = ((pattern.match(text), status) for pattern, status in _SAYINGS)
-    found += [_code_status(match[1]) or status for match, status in matches if match]
+        yield from (status for begin, status in _MESSAGES.items() if message.startswith(begin))
+    yield from (status for _, status in _sayings(error) if status)
     # What broke after a status of 200: -1 in Ollama's client, a ValueError's argument in OpenAI's.
-    if not found and (_at(error, "status_code") == -1 or isinstance(_argument(error), Mapping)):
-        found.append(_BAD_GATEWAY)
-    return list(filter(None, found))
+    if _at(error, "status_code") == -1 or isinstance(_argument(error), Mapping):
+        yield _BAD_GATEWAY
+
+
+def _sayings(error: BaseException) -> Iterator[tuple[re.Match[str], int]]:
+    text = _text(error)[:_LOOKED_AT]
+    for pattern, status in _SAYINGS:
+        if match := pattern.match(text):
+            yield match, status
 
 
 def _code_status(code: object) -> int:
@@ -552,6 +563,12 @@ def _parsed(body: str) -> Any:
 def _is_one_of(error: BaseException, names: frozenset[str]) -> bool:
     """Whether its class, or one above it, has one of these names in a client library."""
     return any(c.__name__ in names and _is_clients(c) for c in type(error).__mro__)
+
+
+def _is_connections(error: BaseException) -> bool:
+    """Whether an exception tells of the connection, and not of what the server said."""
+    is_builtin = isinstance(error, (TimeoutError, ConnectionError))
+    return is_builtin or _is_one_of(error, _CONNECTION_ERRORS)
 
 
 def _is_clients(cls: type) -> bool:
