@@ -51,7 +51,7 @@ def plan_text(plan: "RoutingPlan") -> str:
 
 
 def _plan_rows(plan: "RoutingPlan") -> Iterator[tuple[str, str, str]]:
-    resting = {skip.model_name: skip for skip in plan.resting}
+    resting = {skip.model_name: skip for skip in plan.deferred}
     for rank, name in enumerate(plan.order, start=1):
         status = f"last resort: {resting[name].told()}" if name in resting else "would be tried"
         yield str(rank), one_line(name, _NAME_LIMIT), status

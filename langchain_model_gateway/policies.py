@@ -77,11 +77,11 @@ class CooldownPolicy(_Policy):
             )
         return self
 
-    def first_rest(self, retry_after: float | None) -> float:
-        """How long to rest after the failure that reached the threshold, in seconds."""
-        # "Retry-After: 0" from a server that has just failed so often is no time to rest.
+    def first(self, retry_after: float | None) -> float:
+        """How many seconds a cooldown lasts after the failure that reached the threshold."""
+        # "Retry-After: 0" from a server that has just failed so often is no cooldown.
         return min(retry_after or self.duration, self.max_duration)
 
-    def longer_rest(self, rest: float, retry_after: float | None) -> float:
-        """How long to rest after a failed probe, in seconds."""
-        return min(max(2 * rest, retry_after or 0.0), self.max_duration)
+    def longer(self, cooldown: float, retry_after: float | None) -> float:
+        """How many seconds a cooldown lasts after a failed probe."""
+        return min(max(2 * cooldown, retry_after or 0.0), self.max_duration)

@@ -22,7 +22,7 @@ from langchain_model_gateway import (
     GatewayRunnable,
     RetryPolicy,
 )
-from langchain_model_gateway.timing import Clock
+from langchain_model_gateway.timing import SystemClock
 
 PRIMARY, BACKUP = Match(model="primary"), Match(model="backup")
 TEXT = "one two three four five six"
@@ -32,7 +32,7 @@ RETRY = RetryPolicy(max_attempts=3, initial_delay=0.1)
 Make = Callable[..., GatewayRunnable]
 
 
-class AllTheJitter(Clock):
+class AllTheJitter(SystemClock):
     """Waits as long as it may: llmock takes a wait shorter than the last for a missing backoff."""
 
     def uniform(self, low: float, high: float) -> float:
@@ -82,8 +82,7 @@ def make(mock: LLMock, runner: asyncio.Runner) -> Iterator[Make]:
             ],
             **rules,
         )
-        gateway._clock = AllTheJitter()
-        return gateway
+        return gateway.with_clock(AllTheJitter())
 
     yield make
     client.close()
