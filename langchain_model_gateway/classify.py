@@ -332,7 +332,7 @@ def retry_after(error: BaseException, now: datetime) -> float | None:
 # --- showing and sending ---------------------------------------------------------------------
 
 
-def quote(error: BaseException, secrets: Collection[str] = ()) -> str:
+def quote(error: BaseException, secrets: Collection[str] | None = ()) -> str:
     """An exception as a message may show it: its type and its own words, on one short line.
 
     Errors that carry the model's answer in their text are told by their type only. A text as bare
@@ -341,7 +341,7 @@ def quote(error: BaseException, secrets: Collection[str] = ()) -> str:
     Args:
         error: Any exception.
         secrets: What must not be shown, such as the deployment's keys; what looks like a key is
-            masked besides.
+            masked besides. `None`: not known, so that no text is shown at all.
     """
     text = _quoted_text(error, secrets)
     return f"{kind(error)}: {text}" if text else kind(error)
@@ -352,7 +352,7 @@ def kind(error: BaseException) -> str:
     return one_line(type(error).__name__, _NAME_LIMIT)
 
 
-def portable(error: Exception, secrets: Collection[str] = ()) -> Exception:
+def portable(error: Exception, secrets: Collection[str] | None = ()) -> Exception:
     """A copy of `error` that pickles and carries no request, response, client or secret.
 
     A built-in or `langchain_core` exception with plain arguments is copied as what it is. Any
@@ -361,9 +361,9 @@ def portable(error: Exception, secrets: Collection[str] = ()) -> Exception:
 
     Args:
         error: What an attempt raised; a gateway's own errors come back as they are.
-        secrets: What must not travel, such as the deployment's keys.
+        secrets: What must not travel, such as the deployment's keys; `None`: not known.
     """
-    if type(error).__module__ in _OWN:
+    if _is_of(type(error), _OWN):
         return error
     facts: dict[str, Any] = {}
     if (status := provider_status(error)) is not None:
@@ -375,10 +375,10 @@ def portable(error: Exception, secrets: Collection[str] = ()) -> Exception:
     return bare
 
 
-def _native_copy(error: Exception, secrets: Collection[str]) -> Exception | None:
+def _native_copy(error: Exception, secrets: Collection[str] | None) -> Exception | None:
     """A copy of a built-in or LangChain exception, if its arguments are plain."""
     cls, args = type(error), _at(error, "args")
-    if cls.__module__ not in _NATIVE or _holds_an_answer(error):
+    if not _is_of(cls, _NATIVE) or secrets is None or _holds_an_answer(error):
         return None
     if not all(type(arg) in _PLAIN for arg in args):
         return None
@@ -390,9 +390,15 @@ def _native_copy(error: Exception, secrets: Collection[str]) -> Exception | None
     return copied if type(copied) is cls and copied.args == tuple(masked) else None
 
 
-def _stand_in_for(error: Exception, secrets: Collection[str]) -> Exception:
+def _is_of(cls: type, modules: frozenset[str]) -> bool:
+    """Whether a class can be found where it says it is: a stand-in says so too."""
+    home = sys.modules.get(cls.__module__) if cls.__module__ in modules else None
+    return getattr(home, cls.__name__, None) is cls
+
+
+def _stand_in_for(error: Exception, secrets: Collection[str] | None) -> Exception:
     cls = type(error)
-    native = [c for c in cls.__mro__ if c.__module__ in _NATIVE and issubclass(c, Exception)]
+    native = [c for c in cls.__mro__ if _is_of(c, _NATIVE) and issubclass(c, Exception)]
     nearest = [c for c in native if not any(o is not c and issubclass(o, c) for o in native)]
     args: tuple[Any, ...] = (_quoted_text(error, secrets),)
     if isinstance(error, ExceptionGroup):
@@ -427,12 +433,12 @@ def _stand_in(
     return stand_in
 
 
-def _quoted_text(error: BaseException, secrets: Collection[str]) -> str:
+def _quoted_text(error: BaseException, secrets: Collection[str] | None) -> str:
     if isinstance(error, ValidationError):
         return f"{error.error_count()} validation errors for {one_line(error.title, _NAME_LIMIT)}"
     if isinstance(error, OutputParserException):
         return "the answer does not parse"
-    if _holds_an_answer(error):
+    if secrets is None or _holds_an_answer(error):
         status = provider_status(error)
         return f"status {status}" if status else ""
     text = _COHERES_HEADERS.sub("", _text(error))

@@ -64,17 +64,17 @@ class FailedAttempt(_Attempt):
     @cached_property
     def quotation(self) -> str:
         """The exception's type and words on one short line, without any of the secrets."""
-        try:
-            return quote(self.exception, self._known_secrets())
-        except Exception:  # noqa: BLE001 - a stranger's model; what cannot be masked is not shown
-            return kind(self.exception)
+        return quote(self.exception, self._known_secrets())
 
     def with_exception(self, exception: Exception) -> Self:
         """The same attempt, with a part of its exception."""
         return type(self)(self.model_name, self.provider, exception, self._secrets)
 
-    def _known_secrets(self) -> tuple[str, ...]:
-        return tuple(self._secrets())
+    def _known_secrets(self) -> tuple[str, ...] | None:
+        try:
+            return tuple(self._secrets())
+        except Exception:  # noqa: BLE001 - a stranger's model
+            return None
 
     def __repr__(self) -> str:
         return f"FailedAttempt({self.model_name!r}, {self.provider!r}, {kind(self.exception)})"
