@@ -23,6 +23,8 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway.call import Call, Wait
+from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.history import translated
 from langchain_model_gateway.routing import Routing
 from langchain_model_gateway.timing import aclose, cancellations, check_cancellation, close
 from langchain_model_gateway.tracing import Run, merged
@@ -37,6 +39,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     """The calls of a gateway; who is asked, and when, its routing decides."""
 
     model_preference: str | None = None
+    translate_history: bool = True
 
     @property
     def _routing(self) -> Routing:
@@ -50,6 +53,14 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         if preference is None:
             preference = self.model_preference
         return Call(self._routing, preference)
+
+    def _given(
+        self, deployment: ModelDeployment, value: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Input and keywords for one attempt, its own: no model edits what the next one gets."""
+        if self.translate_history:
+            value, kwargs = translated(value, kwargs, deployment, self._routing.deployments)
+        return _own(value), _own(kwargs)
 
     @override
     def invoke(
@@ -72,7 +83,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if call.seconds is not None:
                 ask = partial(call.clock.call, call.seconds, ask)
             try:
-                call.answered(ask(_own(run.value), child, **_own(kwargs)))
+                value, own = self._given(step, run.value, kwargs)
+                call.answered(ask(value, child, **own))
             except BaseException as error:  # the call decides
                 if not call.failed(error):
                     raise
@@ -98,7 +110,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 continue
             child = run.child(step.model_name)
             try:
-                answer = step.model.ainvoke(_own(run.value), child, **_own(kwargs))
+                value, own = self._given(step, run.value, kwargs)
+                answer = step.model.ainvoke(value, child, **own)
                 if call.seconds is not None:
                     answer = call.clock.acall(call.seconds, answer)
                 call.answered(await answer)
@@ -125,7 +138,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 continue
             child = run.child(step.model_name)
             try:
-                given = iter(step.model.stream(_own(run.value), child, **_own(kwargs)))
+                value, own = self._given(step, run.value, kwargs)
+                given = iter(step.model.stream(value, child, **own))
                 chunks = call.watched(given, call.clock.stream)
                 try:
                     for chunk in chunks:
@@ -157,7 +171,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 continue
             child = run.child(step.model_name)
             try:
-                given = aiter(step.model.astream(_own(run.value), child, **_own(kwargs)))
+                value, own = self._given(step, run.value, kwargs)
+                given = aiter(step.model.astream(value, child, **own))
                 chunks = call.watched(given, call.clock.astream)
                 try:
                     async for chunk in chunks:

@@ -51,6 +51,8 @@ class GatewayRunnable(RoutedCalls):
         timeout: Seconds for a whole call, over all attempts and waits.
         reject: Answers that count as failures: any of "empty", "content_filter", "length",
             "refusal" and "truncated".
+        translate_history: Whether messages that another kind of client made, and cache marks that
+            a client does not know, are translated for it.
 
     Raises:
         ValidationError: If an argument is malformed.

@@ -1,0 +1,242 @@
+"""A conversation as the next client takes it, whoever began it.
+
+Clients read back what they wrote themselves: reasoning with its signature, the ids of stored
+items, blocks of their own. Another client sends these on as they are, and its provider refuses
+them, or it raises before anything is sent.
+
+Pure: no input or output, and nothing is changed in place.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.prompt_values import ChatPromptValue
+
+from langchain_model_gateway.answers import STAMP
+
+if TYPE_CHECKING:
+    from langchain_model_gateway.deployment import ModelDeployment
+
+
+class Client(NamedTuple):
+    """What kind of client a deployment has.
+
+    Attributes:
+        kind: Clients of one kind read each other's messages.
+        signs: What its messages may say in `response_metadata["model_provider"]`.
+        marks: The cache marks it knows; `None` where that is not known.
+        stores: Whether it speaks OpenAI's Responses API, whose messages refer to stored items;
+            `None` where each request decides.
+    """
+
+    kind: str
+    signs: frozenset[str]
+    marks: frozenset[str] | None
+    stores: bool | None
+
+
+# Where a client keeps its mark: a keyword, a key of a content block, or a block of its own.
+_ANTHROPIC_MARKS: Final = frozenset({"cache_control"})
+_BEDROCK_MARKS: Final = frozenset({"cache_control", "cachePoint"})
+_GOOGLE_MARKS: Final = frozenset({"cached_content"})
+_OPENAI_MARKS: Final = frozenset(
+    {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
+    | {"prompt_cache_breakpoint"}
+)
+_MARKS: Final = _ANTHROPIC_MARKS | _BEDROCK_MARKS | _GOOGLE_MARKS | _OPENAI_MARKS
+_NO_MARKS: Final[frozenset[str]] = frozenset()
+
+# By the name of the class, so that no client library is imported: the kind, what its messages
+# say of their maker besides, and the cache marks it knows.
+_CLIENTS: Final[Mapping[str, tuple[str, tuple[str, ...], frozenset[str]]]] = {
+    "AzureChatOpenAI": ("azure", ("openai",), _OPENAI_MARKS),
+    "BaseChatOpenAI": ("openai", (), _OPENAI_MARKS),
+    "ChatAnthropic": ("anthropic", (), _ANTHROPIC_MARKS),
+    "ChatBedrock": ("bedrock", (), _ANTHROPIC_MARKS),
+    "ChatBedrockConverse": ("bedrock_converse", (), _BEDROCK_MARKS),
+    "ChatCohere": ("cohere", (), _NO_MARKS),
+    "ChatDeepSeek": ("deepseek", (), _NO_MARKS),
+    "ChatFireworks": ("fireworks", (), frozenset({"prompt_cache_key"})),
+    "ChatGoogleGenerativeAI": ("google_genai", ("google_vertexai",), _GOOGLE_MARKS),
+    "ChatGroq": ("groq", (), _NO_MARKS),
+    "ChatHuggingFace": ("huggingface", (), _NO_MARKS),
+    # These pass on whatever the model behind them takes.
+    "ChatLiteLLM": ("litellm", (), _MARKS),
+    "ChatMistralAI": ("mistralai", (), _NO_MARKS),
+    "ChatNVIDIA": ("nvidia", (), _NO_MARKS),
+    "ChatOllama": ("ollama", (), _NO_MARKS),
+    "ChatOpenRouter": ("openrouter", (), _MARKS),
+    "ChatPerplexity": ("perplexity", (), _NO_MARKS),
+    "ChatVertexAI": ("google_vertexai", ("google_genai",), _GOOGLE_MARKS),
+    "ChatXAI": ("xai", (), _NO_MARKS),
+}
+
+
+def client_of(model: object, provider: str) -> Client | None:
+    """What kind of client a model is.
+
+    Args:
+        model: A deployment's model itself.
+        provider: Who serves it, as traces name it.
+
+    Returns:
+        `None` where it is none, as a gateway, which translates for its own deployments.
+    """
+    names = [each.__name__ for each in type(model).__mro__]
+    if not isinstance(model, BaseChatModel) or "GatewayRunnable" in names:
+        return None
+    stores = getattr(model, "use_responses_api", None)
+    for name in names:
+        if name in _CLIENTS:
+            kind, aliases, marks = _CLIENTS[name]
+            if getattr(model, "beta_use_converse_api", False):
+                kind, aliases, marks = _CLIENTS["ChatBedrockConverse"]
+            return Client(kind, frozenset({kind, *aliases, provider}), marks, stores)
+    return Client(names[0], frozenset({provider}), None, stores)
+
+
+def translated(
+    value: Any,
+    keywords: dict[str, Any],
+    target: "ModelDeployment",
+    deployments: "Mapping[str, ModelDeployment]",
+) -> tuple[Any, dict[str, Any]]:
+    """A call's input and keywords as a deployment's client takes them.
+
+    Each message that another kind of client made is replaced by a copy with what every provider
+    takes: text, tool calls and their ids, `name`. Cache marks go for a client that does not know
+    them. All else comes back as the very same object.
+
+    Args:
+        value: A string, messages in any form, or a prompt value.
+        keywords: What the call gives to every model.
+        target: The deployment to be asked.
+        deployments: Every deployment of the gateway by name, to read its stamps.
+    """
+    client = target.client
+    if client is None:
+        return value, keywords
+    if keywords and client.marks is not None and not keywords.keys().isdisjoint(_MARKS):
+        unknown = _MARKS - client.marks
+        keywords = {key: given for key, given in keywords.items() if key not in unknown}
+    if type(value) is str:
+        return value, keywords
+    messages = value.messages if isinstance(value, ChatPromptValue) else value
+    if not isinstance(messages, (list, tuple)):
+        return value, keywords
+    return _translated_messages(messages, client, target, deployments) or value, keywords
+
+
+def _translated_messages(
+    messages: Sequence[Any],
+    client: Client,
+    target: "ModelDeployment",
+    deployments: "Mapping[str, ModelDeployment]",
+) -> list[Any] | None:
+    """The messages, those that must change replaced; `None` where none must."""
+    changed: dict[int, Any] = {}
+    for position, message in enumerate(messages):
+        if isinstance(message, AIMessage) and _is_foreign(message, client, target, deployments):
+            changed[position] = _plain(message)
+        elif client.marks is not None and (marks := _marks_in(message) - client.marks):
+            changed[position] = _unmarked(message, marks)
+    if not changed:
+        return None
+    given = (changed.get(position, message) for position, message in enumerate(messages))
+    return [message for message in given if message is not None]
+
+
+# --- who made it ------------------------------------------------------------------------------
+
+
+def _is_foreign(
+    message: AIMessage,
+    client: Client,
+    target: "ModelDeployment",
+    deployments: "Mapping[str, ModelDeployment]",
+) -> bool:
+    """Whether another kind of client made a message; `False` where nothing tells who did."""
+    metadata = message.response_metadata
+    if not metadata:
+        return False
+    sign = metadata.get("model_provider")
+    maker = _stamped(metadata, deployments)
+    origin = None if maker is None else maker.client
+    # A stamp that its message contradicts is another gateway's, or the name has changed hands.
+    if origin is not None and (sign is None or sign in origin.signs):
+        is_own = origin.kind == client.kind
+    elif sign is not None:
+        is_own, maker = sign in client.signs, None
+    else:
+        return False
+    if metadata.get("object") != "response":
+        return not is_own
+    # Where the client decides by the request, it will decide as it did before.
+    stores = maker is target if client.stores is None else client.stores
+    return not (is_own and stores)
+
+
+def _stamped(
+    metadata: Mapping[str, Any], deployments: "Mapping[str, ModelDeployment]"
+) -> "ModelDeployment | None":
+    """The deployment that a message's stamp names, if it is one of these."""
+    stamp = metadata.get(STAMP)
+    name = stamp.get("model_name") if isinstance(stamp, dict) else None
+    return deployments.get(name) if isinstance(name, str) else None
+
+
+# --- what every provider takes ----------------------------------------------------------------
+
+
+def _plain(message: AIMessage) -> AIMessage | None:
+    """A copy with what every provider takes; `None` where that is nothing.
+
+    Several providers refuse a message with neither text nor a tool call.
+    """
+    calls = [
+        {"name": call["name"], "args": call["args"], "id": call["id"], "type": "tool_call"}
+        for call in message.tool_calls
+    ]
+    text = str(message.text)
+    if not text and not calls:
+        return None
+    return AIMessage(content=text, tool_calls=calls, name=message.name)
+
+
+def _marks_in(message: Any) -> frozenset[str]:
+    """The cache marks in a message of any role and form."""
+    content = _content(message)
+    if type(content) is not list:
+        return _NO_MARKS
+    keys = (key for block in content if isinstance(block, dict) for key in block)
+    return _MARKS.intersection(keys)
+
+
+def _unmarked(message: Any, marks: frozenset[str]) -> Any:
+    """A copy of a message without these cache marks."""
+    blocks = [_unmarked_block(block, marks) for block in _content(message)]
+    content = [block for block in blocks if block != {}]
+    if isinstance(message, BaseMessage):
+        return message.model_copy(update={"content": content})
+    if isinstance(message, dict):
+        return {**message, "content": content}
+    return (message[0], content)
+
+
+def _unmarked_block(block: Any, marks: frozenset[str]) -> Any:
+    if not isinstance(block, dict):
+        return block
+    return {key: value for key, value in block.items() if key not in marks}
+
+
+def _content(message: Any) -> Any:
+    """The content of a message in any of LangChain's forms."""
+    if isinstance(message, BaseMessage):
+        return message.content
+    if isinstance(message, dict):
+        return message.get("content")
+    if isinstance(message, tuple) and len(message) == 2:  # noqa: PLR2004 - a role and a content
+        return message[1]
+    return None
