@@ -14,7 +14,9 @@ from langchain_core.exceptions import ModelTimeoutError
 from langchain_model_gateway.answers import (
     RejectedAnswerError,
     StreamedAnswer,
+    as_verdict,
     check_answer,
+    is_callers_bug,
     is_structured,
     stamp,
 )
@@ -233,8 +235,12 @@ class Call:
 
         Raises:
             AllModelsFailedError: If an answer has begun and time is up.
+            RejectedAnswerError: If one has begun, and it does not parse.
         """
-        if not isinstance(error, Exception) or not self._routing.handles(error):
+        if not isinstance(error, Exception) or is_callers_bug(error):
+            return False
+        raised, error = error, as_verdict(error)
+        if not self._routing.handles(error):
             return False
         failure = FailedAttempt(self._current.model_name, self._current.provider, error)
         self.failures += (failure,)
@@ -244,6 +250,8 @@ class Call:
             self._count_failure(self._ticket, error)
         if self._is_settled and isinstance(error, ModelTimeoutError):
             self._check_deadline()
+        if self._is_settled and error is not raised:
+            raise error
         return not self._is_settled
 
     # --- time --------------------------------------------------------------------------------

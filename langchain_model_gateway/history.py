@@ -8,10 +8,11 @@ Pure: no input or output, and nothing is changed in place.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
 from langchain_core.prompt_values import ChatPromptValue
 
 from langchain_model_gateway.answers import STAMP
@@ -115,37 +116,31 @@ def translated(
         target: The deployment to be asked.
         deployments: Every deployment of the gateway by name, to read its stamps.
     """
-    client = target.client
-    if client is None:
+    if type(value) is str and not keywords:
         return value, keywords
-    if keywords and client.marks is not None and not keywords.keys().isdisjoint(_MARKS):
+    if (client := target.client) is None:
+        return value, keywords
+    if keywords and client.marks is not None and not _MARKS.isdisjoint(keywords):
         unknown = _MARKS - client.marks
         keywords = {key: given for key, given in keywords.items() if key not in unknown}
-    if type(value) is str:
-        return value, keywords
-    messages = value.messages if isinstance(value, ChatPromptValue) else value
-    if not isinstance(messages, (list, tuple)):
-        return value, keywords
-    return _translated_messages(messages, client, target, deployments) or value, keywords
-
-
-def _translated_messages(
-    messages: Sequence[Any],
-    client: Client,
-    target: "ModelDeployment",
-    deployments: "Mapping[str, ModelDeployment]",
-) -> list[Any] | None:
-    """The messages, those that must change replaced; `None` where none must."""
+    messages = value
+    if type(value) is not list:  # the most frequent, and asking pydantic takes a microsecond
+        messages = value.messages if isinstance(value, ChatPromptValue) else value
+        if not isinstance(messages, (list, tuple)):
+            return value, keywords
     changed: dict[int, Any] = {}
     for position, message in enumerate(messages):
-        if isinstance(message, AIMessage) and _is_foreign(message, client, target, deployments):
-            changed[position] = _plain(message)
-        elif client.marks is not None and (marks := _marks_in(message) - client.marks):
-            changed[position] = _unmarked(message, marks)
+        is_message, is_answer = _form(message.__class__)
+        if is_answer and _is_foreign(message, client, target, deployments):
+            changed[position] = _plain(message, client)
+            continue
+        content = message.content if is_message else _content(message)
+        if type(content) is list and (marks := _unknown_marks(content, client)):
+            changed[position] = _with_content(message, _unmarked(content, marks))
     if not changed:
-        return None
+        return value, keywords
     given = (changed.get(position, message) for position, message in enumerate(messages))
-    return [message for message in given if message is not None]
+    return [message for message in given if message is not None], keywords
 
 
 # --- who made it ------------------------------------------------------------------------------
@@ -171,11 +166,13 @@ def _is_foreign(
         is_own, maker = sign in client.signs, None
     else:
         return False
-    if metadata.get("object") != "response":
+    # OpenAI has two interfaces, and what one has stored or put in blocks the other cannot read.
+    if not is_own or type(message.content) is str:
         return not is_own
-    # Where the client decides by the request, it will decide as it did before.
-    stores = maker is target if client.stores is None else client.stores
-    return not (is_own and stores)
+    is_stored = metadata.get("object") == "response"
+    # Where each request decides, the next will decide as the one before.
+    stores = maker is target and is_stored if client.stores is None else client.stores
+    return is_stored != stores
 
 
 def _stamped(
@@ -190,7 +187,7 @@ def _stamped(
 # --- what every provider takes ----------------------------------------------------------------
 
 
-def _plain(message: AIMessage) -> AIMessage | None:
+def _plain(message: AIMessage, client: Client) -> AIMessage | None:
     """A copy with what every provider takes; `None` where that is nothing.
 
     Several providers refuse a message with neither text nor a tool call.
@@ -202,41 +199,49 @@ def _plain(message: AIMessage) -> AIMessage | None:
     text = str(message.text)
     if not text and not calls:
         return None
-    return AIMessage(content=text, tool_calls=calls, name=message.name)
+    plain = AIMessage(content=text, tool_calls=calls, name=message.name)
+    if calls and client.kind == "nvidia":  # it reads them there only
+        plain.additional_kwargs["tool_calls"] = convert_to_openai_messages(plain)["tool_calls"]
+    return plain
 
 
-def _marks_in(message: Any) -> frozenset[str]:
-    """The cache marks in a message of any role and form."""
-    content = _content(message)
-    if type(content) is not list:
+def _unknown_marks(content: Sequence[Any], client: Client) -> frozenset[str]:
+    """The cache marks in content that a client does not know."""
+    if client.marks is None:
         return _NO_MARKS
     keys = (key for block in content if isinstance(block, dict) for key in block)
-    return _MARKS.intersection(keys)
+    return _MARKS.intersection(keys) - client.marks
 
 
-def _unmarked(message: Any, marks: frozenset[str]) -> Any:
-    """A copy of a message without these cache marks."""
-    blocks = [_unmarked_block(block, marks) for block in _content(message)]
-    content = [block for block in blocks if block != {}]
-    if isinstance(message, BaseMessage):
-        return message.model_copy(update={"content": content})
-    if isinstance(message, dict):
-        return {**message, "content": content}
-    return (message[0], content)
+def _unmarked(content: Sequence[Any], marks: frozenset[str]) -> list[Any]:
+    """Content without these cache marks; a block that was nothing else goes."""
+    blocks = [
+        {key: value for key, value in block.items() if key not in marks}
+        if isinstance(block, dict)
+        else block
+        for block in content
+    ]
+    return [block for block in blocks if block != {}]
 
 
-def _unmarked_block(block: Any, marks: frozenset[str]) -> Any:
-    if not isinstance(block, dict):
-        return block
-    return {key: value for key, value in block.items() if key not in marks}
+# --- the forms of a message -------------------------------------------------------------------
+
+
+@cache
+def _form(kind: type) -> tuple[bool, bool]:
+    """Whether a class is a message's, and an answer's."""
+    return issubclass(kind, BaseMessage), issubclass(kind, AIMessage)
 
 
 def _content(message: Any) -> Any:
-    """The content of a message in any of LangChain's forms."""
-    if isinstance(message, BaseMessage):
-        return message.content
+    """The content of what is no message object: a dict, or a pair of role and content."""
     if isinstance(message, dict):
         return message.get("content")
-    if isinstance(message, tuple) and len(message) == 2:  # noqa: PLR2004 - a role and a content
-        return message[1]
-    return None
+    return message[1] if isinstance(message, tuple) and len(message) == 2 else None  # noqa: PLR2004
+
+
+def _with_content(message: Any, content: list[Any]) -> Any:
+    """A copy of a message of any form with other content."""
+    if isinstance(message, BaseMessage):
+        return message.model_copy(update={"content": content})
+    return {**message, "content": content} if isinstance(message, dict) else (message[0], content)

@@ -17,7 +17,7 @@ from langchain_model_gateway.answers import EmptyStreamError, RejectedAnswerErro
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import SkippedModel, is_control_flow
 from langchain_model_gateway.health import HealthState
-from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy
+from langchain_model_gateway.policies import CooldownPolicy, RejectFunction, Rejection, RetryPolicy
 from langchain_model_gateway.timing import Clock
 
 logger: Final = logging.getLogger("langchain_model_gateway")
@@ -59,7 +59,7 @@ class Routing:
     retry: RetryPolicy | None
     cooldown: CooldownPolicy | None
     timeout: float | None
-    reject: frozenset[Rejection]
+    reject: frozenset[Rejection | RejectFunction]
     health: HealthState
     clock: Clock
     _orders: dict[object, tuple[ModelDeployment, ...]] = field(default_factory=dict, init=False)
