@@ -116,16 +116,14 @@ def translated(
         target: The deployment to be asked.
         deployments: Every deployment of the gateway by name, to read its stamps.
     """
-    if type(value) is str and not keywords:
+    is_text = type(value) is str
+    if (is_text and not keywords) or (client := target.client) is None:
         return value, keywords
-    if (client := target.client) is None:
-        return value, keywords
-    if keywords and client.marks is not None and not _MARKS.isdisjoint(keywords):
-        unknown = _MARKS - client.marks
-        keywords = {key: given for key, given in keywords.items() if key not in unknown}
+    if keywords:
+        keywords = _known(keywords, client)
     messages = value
     if type(value) is not list:  # the most frequent, and asking pydantic takes a microsecond
-        messages = value.messages if isinstance(value, ChatPromptValue) else value
+        messages = value.messages if not is_text and isinstance(value, ChatPromptValue) else value
         if not isinstance(messages, (list, tuple)):
             return value, keywords
     changed: dict[int, Any] = {}
@@ -203,6 +201,13 @@ def _plain(message: AIMessage, client: Client) -> AIMessage | None:
     if calls and client.kind == "nvidia":  # it reads them there only
         plain.additional_kwargs["tool_calls"] = convert_to_openai_messages(plain)["tool_calls"]
     return plain
+
+
+def _known(keywords: dict[str, Any], client: Client) -> dict[str, Any]:
+    """Keywords without the cache marks that a client does not know."""
+    if client.marks is None or (_MARKS - client.marks).isdisjoint(keywords):
+        return keywords
+    return {k: v for k, v in keywords.items() if k in client.marks or k not in _MARKS}
 
 
 def _unknown_marks(content: Sequence[Any], client: Client) -> frozenset[str]:
