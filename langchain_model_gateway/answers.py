@@ -15,7 +15,7 @@ from langchain_core.messages import (
 from pydantic import ValidationError
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.errors import FailedAttempt
+from langchain_model_gateway.errors import AllModelsFailedError, FailedAttempt
 from langchain_model_gateway.policies import RejectFunction, Rejection
 
 STAMP: Final = "gateway"
@@ -183,6 +183,13 @@ def as_verdict(error: Exception) -> Exception:
         return error
     told.__cause__ = error
     return told
+
+
+def is_rejection(error: BaseException) -> bool:
+    """Whether an attempt only had its answer rejected, be it by a gateway within this one."""
+    if isinstance(error, AllModelsFailedError):
+        return all(map(is_rejection, error.exceptions))
+    return isinstance(error, RejectedAnswerError)
 
 
 def is_callers_bug(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from langchain_model_gateway.answers import (
     as_verdict,
     check_answer,
     is_callers_bug,
+    is_rejection,
     is_structured,
     stamp,
 )
@@ -300,7 +301,7 @@ class Call:
 
     def _count_failure(self, ticket: Ticket, error: Exception) -> None:
         policy = self._routing.cooldown
-        if policy is None or isinstance(error, RejectedAnswerError) or is_request_fault(error):
+        if policy is None or is_rejection(error) or is_request_fault(error):
             self._release(ticket)
             return
         asked = retry_after(error, self.clock.now())

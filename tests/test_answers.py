@@ -6,12 +6,15 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+import openai
 import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import BaseTransformOutputParser, JsonOutputParser
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_openai.chat_models.base import OpenAIRefusalError
+from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
 from langchain_model_gateway import (
@@ -289,6 +292,15 @@ def test_a_function_that_raises_is_the_callers_bug(ask: CallForm):
     assert gateway.explain().order == ("weak", "strong")
 
 
+def test_a_gateway_within_that_rejects_says_nothing_of_health():
+    """All that failed in it is an answer, so the outer one does not count it either."""
+    inner = gateway_over(says("no"), says("no"), reject=is_short)
+    cooldown = CooldownPolicy(failure_threshold=1)
+    outer = gateway_over(inner, says("b"), cooldown=cooldown)
+    assert who(outer.invoke("?")) == "strong"
+    assert outer.explain().order == ("weak", "strong")
+
+
 async def _async(answer: AIMessage) -> bool:
     return False
 
@@ -388,6 +400,34 @@ def test_output_that_does_not_parse_or_is_refused_is_a_rejected_answer(
         assert type(rejected.__cause__).__name__ == cause
         assert "hunter2" not in str(failed.value) + repr(failed.value.failures)
     assert "hunter2" not in "".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (OpenAIRefusalError("hunter2"), "refusal: "),
+        (openai.ContentFilterFinishReasonError(), "content_filter: "),
+        (
+            openai.LengthFinishReasonError(
+                completion=ChatCompletion(
+                    id="1", choices=[], created=1, model="hunter2", object="chat.completion"
+                )
+            ),
+            "length: ",
+        ),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_openais_client_raises_for_structured_output(
+    error: Exception, verdict: str, ask: CallForm
+):
+    """It parses by itself, and raises in place of an answer: that is one that is rejected."""
+    gateway = gateway_over(says(error), cooldown=CooldownPolicy(failure_threshold=1))
+    with pytest.raises(AllModelsFailedError, match=f"RejectedAnswerError: {verdict}") as failed:
+        ask(gateway, "?")
+    assert failed.value.exceptions[0].__cause__ is error
+    assert "hunter2" not in str(failed.value)
+    assert gateway.explain().resting == ()
 
 
 def test_a_parser_of_the_callers_own_chain_rejects_too(ask: CallForm):
