@@ -12,7 +12,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from langchain_core.exceptions import ModelTimeoutError
 
 from langchain_model_gateway.admission import Closed, Outcome, Permit
-from langchain_model_gateway.answers import StreamedAnswer, check_answer, is_structured, stamp
+from langchain_model_gateway.answers import (
+    StreamedAnswer,
+    as_verdict,
+    check_answer,
+    is_structured,
+    stamp,
+)
 from langchain_model_gateway.classify import (
     is_account_fault,
     is_neutral,
@@ -29,6 +35,7 @@ from langchain_model_gateway.errors import (
     no_model_available,
 )
 from langchain_model_gateway.guards import InThreads, is_sync_only
+from langchain_model_gateway.history import translated
 from langchain_model_gateway.routing import Choice, Routing, Target, route
 
 Stream = TypeVar("Stream")
@@ -239,7 +246,7 @@ class Attempt:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
         assert self._stream is not None  # noqa: S101
-        ready = self._stream.saw(chunk)
+        ready = self._stream.received(chunk)
         if not ready or self.has_answered:
             return ready
         self.has_answered = True
@@ -267,8 +274,11 @@ class Attempt:
 
         Raises:
             AllModelsFailedError: If an answer has begun and time is up.
+            RejectedAnswerError: If one has begun, and it does not parse.
         """
-        call = self._call
+        call, raised = self._call, error
+        if isinstance(error, Exception):
+            error = as_verdict(error)
         if not isinstance(error, Exception) or not call.routing.handles(error):
             self.end("neutral")
             return False
@@ -284,6 +294,8 @@ class Attempt:
             self._count(error)
         if self.has_answered and is_timeout:
             call.check_deadline()
+        if self.has_answered and error is not raised:
+            raise error
         return not self.has_answered
 
     def _count(self, error: Exception) -> None:
@@ -325,6 +337,13 @@ class Attempt:
     def is_limited(self) -> bool:
         """Whether it may take too long."""
         return self.seconds is not None or self.target.stall_timeout is not None
+
+    def given(self, value: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A call's input and keywords as the deployment's client takes them."""
+        routing = self._call.routing
+        if not routing.rules.translate_history:
+            return value, keywords
+        return translated(value, keywords, self.target, routing.targets)
 
     def async_model(self, *, streams: bool = False) -> Any:
         """What async callers ask.

@@ -262,6 +262,8 @@ def is_neutral(error: BaseException) -> bool:
     mistake: a `TypeError`, `ValueError`, `LookupError` or the like that no client library made
     and that comes from no answer.
     """
+    if isinstance(error, BaseExceptionGroup):  # a gateway's within this one
+        return all(map(is_neutral, error.exceptions))
     if is_account_fault(error):
         return False
     if is_wrong_event_loop(error) or is_request_fault(error) or _is_rejected_answer(error):

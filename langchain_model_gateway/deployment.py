@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import SkippedModel
+from langchain_model_gateway.history import Client, client_of
 from langchain_model_gateway.policies import Seconds
 from langchain_model_gateway.schedule import Timetable, TimeWindow, restricted_until, timetables
 
@@ -64,6 +65,10 @@ class ModelDeployment(BaseModel):
     @cached_property
     def _core(self) -> Runnable[Any, Any]:
         return innermost(self.model)
+
+    @cached_property
+    def _client(self) -> Client | None:
+        return client_of(self._core, self._provider)
 
     @cached_property
     def _provider(self) -> str:
@@ -106,7 +111,7 @@ class ModelDeployment(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
         copied = super().model_copy(update=update, deep=deep)
-        for cached in ("_timetables", "_core", "_provider"):
+        for cached in ("_timetables", "_core", "_client", "_provider"):
             copied.__dict__.pop(cached, None)
         return copied
 
@@ -167,6 +172,11 @@ class ModelDeployment(BaseModel):
     def provider(self) -> str:
         """Who serves the model, such as "openai", as traces name it."""
         return self._provider
+
+    @property
+    def client(self) -> Client | None:
+        """What kind of client asks the model; `None` where that is another gateway's matter."""
+        return self._client
 
     @property
     def core(self) -> Runnable[Any, Any]:

@@ -39,6 +39,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
     model_preference: str | None = None
     model_fallback: bool = True
+    translate_history: bool = True
 
     @property
     def _routing(self) -> Routing:
@@ -74,11 +75,11 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 continue
             target, child = step.target, run.child(step.target.model_name)
             try:
-                value, given = _own(run.value), _own(kwargs)
+                value, own = map(_own, step.given(run.value, kwargs))
                 if step.seconds is None:
-                    answer = target.model.invoke(value, child, **given)
+                    answer = target.model.invoke(value, child, **own)
                 else:
-                    ask = partial(target.model.invoke, value, child, **given)
+                    ask = partial(target.model.invoke, value, child, **own)
                     answer = guards.call(step.seconds, ask, target.hanging)
                 step.answered(answer)
             except BaseException as error:  # the attempt decides
@@ -107,8 +108,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 continue
             child = run.child(step.target.model_name)
             try:
-                model = step.async_model()
-                answer = model.ainvoke(_own(run.value), child, **_own(kwargs))
+                value, own = map(_own, step.given(run.value, kwargs))
+                answer = step.async_model().ainvoke(value, child, **own)
                 if step.seconds is not None:
                     answer = guards.acall(step.seconds, answer)
                 step.answered(await answer)
@@ -136,8 +137,9 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 continue
             target, child = step.target, run.child(step.target.model_name)
             try:
-                given = iter(target.model.stream(_own(run.value), child, **_own(kwargs)))
-                chunks = step.guarded(given, guards.stream, target.hanging)
+                value, own = map(_own, step.given(run.value, kwargs))
+                chunks = iter(target.model.stream(value, child, **own))
+                chunks = step.guarded(chunks, guards.stream, target.hanging)
                 try:
                     for chunk in chunks:
                         yield from step.received(chunk)
@@ -169,9 +171,9 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 continue
             child = run.child(step.target.model_name)
             try:
-                model = step.async_model(streams=True)
-                given = aiter(model.astream(_own(run.value), child, **_own(kwargs)))
-                chunks = step.guarded(given, guards.astream)
+                value, own = map(_own, step.given(run.value, kwargs))
+                chunks = aiter(step.async_model(streams=True).astream(value, child, **own))
+                chunks = step.guarded(chunks, guards.astream)
                 try:
                     async for chunk in chunks:
                         for ready in step.received(chunk):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from langchain_core.load.load import InitValidator
 from langchain_core.load.serializable import Serializable, SerializedConstructor
@@ -20,7 +20,14 @@ from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
 from langchain_model_gateway.guards import Guards
 from langchain_model_gateway.logs import logger
-from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy, Seconds
+from langchain_model_gateway.policies import (
+    CooldownPolicy,
+    RejectFunction,
+    Rejection,
+    RetryPolicy,
+    Seconds,
+    check_rejection,
+)
 from langchain_model_gateway.routing import Routing, RoutingPlan, Rules
 from langchain_model_gateway.state import Memory
 from langchain_model_gateway.timing import Clock, SystemClock
@@ -52,7 +59,10 @@ class GatewayRunnable(RoutedCalls):
         cooldown: Let deployments that keep failing rest.
         timeout: Seconds for a whole call, over all attempts and waits.
         reject: Answers that count as failures: any of "empty", "content_filter", "length",
-            "refusal" and "truncated".
+            "refusal", "error" and "truncated", and functions `AIMessage -> bool` (true: rejected;
+            in a stream asked at its end). What such a function raises is raised to the caller.
+        translate_history: Whether messages that another kind of client made, and cache marks that
+            a client does not know, are translated for it.
 
     Raises:
         ValidationError: If an argument is malformed.
@@ -80,7 +90,7 @@ class GatewayRunnable(RoutedCalls):
     retry: RetryPolicy | None = None
     cooldown: CooldownPolicy | None = None
     timeout: Seconds | None = None
-    reject: frozenset[Rejection] = frozenset()
+    reject: frozenset[Rejection | RejectFunction] = frozenset()
 
     _memory: Memory = PrivateAttr(default_factory=Memory)
     _clock: Clock = PrivateAttr(default_factory=SystemClock)
@@ -106,12 +116,13 @@ class GatewayRunnable(RoutedCalls):
     @field_validator("reject", mode="before")
     @classmethod
     def _check_reject(cls, value: object) -> object:
-        known = get_args(Rejection)
-        kinds = [value] if isinstance(value, str) else value
-        if not isinstance(kinds, (list, tuple, set, frozenset)) or any(
-            k not in known for k in kinds
-        ):
-            raise ValueError(f"reject is a tuple of any of {', '.join(known)}")
+        kinds = [value] if isinstance(value, str) or callable(value) else value
+        if not isinstance(kinds, (list, tuple, set, frozenset)):
+            raise ValueError(
+                f"reject is a tuple of names and functions, got {type(value).__name__}"
+            )
+        for kind in kinds:
+            check_rejection(kind)
         return frozenset(kinds)
 
     @field_validator("exceptions_to_handle", mode="before")
@@ -157,6 +168,7 @@ class GatewayRunnable(RoutedCalls):
             cooldown=self.cooldown,
             timeout=self.timeout,
             reject=self.reject,
+            translate_history=self.translate_history,
         )
         return Routing.of(self.models, rules, self._memory, self._clock, self._guards)
 

@@ -16,12 +16,13 @@ from langchain_model_gateway._text import one_line
 from langchain_model_gateway.admission import Admission, Closed, Moment, Permit
 from langchain_model_gateway.admission.cooldown import Cooldown
 from langchain_model_gateway.admission.windows import Windows
+from langchain_model_gateway.answers import is_callers_bug
 from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards, Hanging
 from langchain_model_gateway.logs import Logs, logger
-from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy
+from langchain_model_gateway.policies import CooldownPolicy, RejectFunction, Rejection, RetryPolicy
 from langchain_model_gateway.serialization import secret_values
 from langchain_model_gateway.state import DeploymentState, Memory
 from langchain_model_gateway.timing import Clock
@@ -61,14 +62,15 @@ class Rules(NamedTuple):
     retry: RetryPolicy | None
     cooldown: CooldownPolicy | None
     timeout: float | None
-    reject: frozenset[Rejection]
+    reject: frozenset[Rejection | RejectFunction]
+    translate_history: bool
 
 
 class Target:
     """A deployment, ready to be asked: what its calls need, worked out once."""
 
     __slots__ = (
-        *("_core", "admissions", "hanging", "model", "model_name", "provider"),
+        *("_core", "admissions", "client", "hanging", "model", "model_name", "provider"),
         *("stall_timeout", "timeout"),
     )
 
@@ -78,6 +80,7 @@ class Target:
         self.model_name = deployment.model_name
         self.model: Runnable[Any, Any] = deployment.model
         self._core = deployment.core
+        self.client = deployment.client
         self.provider = deployment.provider
         self.timeout = deployment.timeout
         self.stall_timeout = deployment.stall_timeout
@@ -196,6 +199,8 @@ class Routing:
         is_verdict = isinstance(error, (RejectedAnswerError, EmptyStreamError))
         if is_verdict or type(error) is ModelTimeoutError:
             return True
+        if is_callers_bug(error):
+            return False
         return isinstance(error, self.rules.exceptions_to_handle) and not is_control_flow(error)
 
     def plan(self, preference: object, at: datetime | None = None) -> RoutingPlan:

@@ -217,7 +217,11 @@ def load(data: object, **options: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_defaults=True)
-    return sorted(value) if isinstance(value, frozenset) else value
+    if isinstance(value, frozenset):
+        if any(map(callable, value)):
+            raise ValueError("reject has a function, which cannot be serialized: only names can")
+        return sorted(value)
+    return value
 
 
 def _plain_deployment(deployment: ModelDeployment) -> dict[str, Any]:
