@@ -305,7 +305,7 @@ def test_an_abandoned_stream_is_closed_at_the_server(
 
 
 def test_the_verdict_on_a_bad_day_is_clean(mock: LLMock, make: Make, reader: Reader) -> None:
-    """rate limits, an outage, rejections and broken streams, all handled as llmock would have it."""
+    """Rate limits, an outage, rejections and broken streams, handled as llmock would have it."""
     gateway = make(
         limits={"timeout": 5.0, "stall_timeout": 1.0},
         retry=RETRY,
