@@ -70,7 +70,7 @@ def deserialize(
     init_validator: InitValidator | None,
 ) -> G:
     """`load` with the package's own part filled in, and each deployment its own secrets."""
-    allowed = [cls, *allowed_objects]
+    allowed: list[type[Serializable]] = [cls, *allowed_objects]
     reader = _Reader(allowed, secrets_map, deployment_secrets, secrets_from_env)
     arguments = reader.gateway(_root_arguments(cls, data), ("kwargs",))
     if unknown := sorted(deployment_secrets.keys() - set(reader.names)):
@@ -134,6 +134,9 @@ def _root_arguments(cls: type[Any], data: object) -> Mapping[str, Any]:
 
 
 Place = tuple[str, ...]
+"""The way to a value in a payload, for messages."""
+Names = tuple[str, ...]
+"""A deployment's name as `"outer/inner"`, after those of the deployments around it."""
 
 
 @dataclass
@@ -150,8 +153,8 @@ class _Reader:
     secrets_from_env: bool
     names: list[str] = field(default_factory=list)
 
-    def gateway(self, arguments: Mapping[str, Any], at: Place, outer: str = "") -> dict[str, Any]:
-        """The arguments of a gateway, whose deployments' names follow `outer`."""
+    def gateway(self, arguments: Mapping[str, Any], at: Place, outer: Names = ()) -> dict[str, Any]:
+        """The arguments of a gateway, itself inside the deployments named `outer`."""
         entries = arguments.get("models")
         if not isinstance(entries, list) or not entries:
             _refuse((*at, ".models"), "must be a list of deployments")
@@ -162,58 +165,53 @@ class _Reader:
         plain = {key: value for key, value in arguments.items() if key != "models"}
         return {**self._items(plain, at, None), "models": models}
 
-    def _deployment(self, entry: Any, at: Place, outer: str) -> dict[str, Any]:
+    def _deployment(self, entry: Any, at: Place, outer: Names) -> dict[str, Any]:
         if not isinstance(entry, dict):
             _refuse(at, f"must be a dict, got {type(entry).__name__}")
         if not isinstance(entry.get("model_name"), str):
             _refuse(at, "needs a 'model_name', a string")
         if not is_node(entry.get("model"), "constructor"):
             _refuse(at, "needs a 'model', a serialized LangChain object")
-        name = f"{outer}{entry['model_name']}"
-        self.names.append(name)
+        names = (*outer, "/".join([*outer[-1:], entry["model_name"]]))
+        self.names.append(names[-1])
         at = (*at, f" ({one_line(entry['model_name'], 60)!r})")
         plain = {key: value for key, value in entry.items() if key != "model"}
-        model = self._read(entry["model"], (*at, ".model"), name)
+        model = self._read(entry["model"], (*at, ".model"), names)
         return {**self._items(plain, at, None), "model": model}
 
-    def _items(self, data: Mapping[Any, Any], at: Place, deployment: str | None) -> dict[str, Any]:
+    def _items(self, data: Mapping[Any, Any], at: Place, within: Names | None) -> dict[Any, Any]:
         """A copy of a dict that is itself no object, as an object's arguments are none."""
-        if "lc" in data or _is_escaped(data) or not all(isinstance(key, str) for key in data):
-            _refuse(at, "must be a dict of plain names, none of them 'lc'")
+        if "lc" in data or _is_escaped(data):
+            _refuse(at, "must be a plain dict, neither escaped nor with the key 'lc'")
         return {
-            key: self._read(value, (*at, f".{one_line(key, 60)}"), deployment)
+            key: self._read(value, (*at, f".{one_line(str(key), 60)}"), within)
             for key, value in data.items()
         }
 
-    def _read(self, value: Any, at: Place, deployment: str | None) -> Any:
+    def _read(self, value: Any, at: Place, within: Names | None) -> Any:
         """A copy of one value; only within a deployment's model is it an object."""
         if len(at) > _MOST_DEPTH:
             _refuse(at, f"is nested more than {_MOST_DEPTH} levels deep")
-        match value:
-            case None | str() | int() | float():
-                return value
-            case list() | tuple():
-                return [self._read(v, (*at, f"[{i}]"), deployment) for i, v in enumerate(value)]
-            case dict() if _is_escaped(value):
-                return value
-            case dict() if "lc" in value:
-                return self._node(value, at, deployment)
-            case dict():
-                return self._items(value, at, deployment)
-            case _:
-                _refuse(at, f"must be plain data, got {type(value).__name__}")
+        if isinstance(value, dict) and not _is_escaped(value):
+            read = self._node if "lc" in value else self._items
+            return read(value, at, within)
+        if isinstance(value, (list, tuple)):
+            return [self._read(each, (*at, f"[{i}]"), within) for i, each in enumerate(value)]
+        if value is not None and not isinstance(value, (str, int, float, dict)):
+            _refuse(at, f"must be plain data, got {type(value).__name__}")
+        return value
 
-    def _node(self, node: dict[str, Any], at: Place, deployment: str | None) -> Any:
-        if deployment is None:
+    def _node(self, node: dict[str, Any], at: Place, within: Names | None) -> Any:
+        if within is None:
             _refuse(at, "must be plain data, got a LangChain object")
         path = node.get("id")
         if not isinstance(path, list) or not path or not all(isinstance(p, str) for p in path):
             _refuse((*at, ".id"), "must be a list of strings")
         if is_node(node, "secret") and len(path) == 1:
-            return self._secret(path[0], deployment)
+            return self._secret(path[0], within)
         if not is_node(node, "constructor"):
             _refuse(at, "must have 'lc' 1 and 'type' 'constructor', or 'secret' with one name")
-        arguments = self._arguments(self._class(path, at), node, (*at, ".kwargs"), deployment)
+        arguments = self._arguments(self._class(path, at), node, (*at, ".kwargs"), within)
         return {"lc": 1, "type": "constructor", "id": path, "kwargs": arguments}
 
     def _class(self, path: list[str], at: Place) -> type[Serializable]:
@@ -226,31 +224,28 @@ class _Reader:
         return found[0]
 
     def _arguments(
-        self, cls: type[Serializable], node: dict[str, Any], at: Place, deployment: str
+        self, cls: type[Serializable], node: dict[str, Any], at: Place, within: Names
     ) -> dict[str, Any]:
         given = node.get("kwargs", {})
         if not isinstance(given, dict):
             _refuse(at, f"must be a dict, got {type(given).__name__}")
         if is_gateway(cls):
-            return self.gateway(given, at, f"{deployment}/")
-        arguments = self._items(given, at, deployment)
+            return self.gateway(given, at, within)
+        arguments = self._items(given, at, within)
         if not self.secrets_from_env:
             try:
-                close_gaps(cls, arguments, lambda secret: _not_given(deployment, secret))
+                close_gaps(cls, arguments, lambda secret: _not_given(within[-1], secret))
             except ValueError as error:
                 _refuse(at, str(error))
         return arguments
 
-    def _secret(self, secret: str, deployment: str) -> str | None:
+    def _secret(self, secret: str, within: Names) -> str | None:
         """A secret's value; an empty one is none, as a client would look for another."""
-        names = deployment.split("/")
-        holders = ["/".join(names[:depth]) for depth in range(len(names), 0, -1)]
-        maps = [*(self.deployment_secrets.get(holder, {}) for holder in holders), self.secrets_map]
-        if self.secrets_from_env:
-            maps.append(os.environ)
+        maps = [self.deployment_secrets.get(name, {}) for name in reversed(within)]
+        maps += [self.secrets_map, os.environ if self.secrets_from_env else {}]
         if value := next((each[secret] for each in maps if each.get(secret)), None):
             return value
-        return None if self.secrets_from_env else _not_given(deployment, secret)
+        return None if self.secrets_from_env else _not_given(within[-1], secret)
 
 
 def _not_given(deployment: str, secret: str) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from types import FunctionType, MethodType, ModuleType, UnionType
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
+from langchain_core.language_models import BaseLanguageModel
 from langchain_core.load.serializable import Serializable
 from pydantic import BaseModel, SecretBytes, SecretStr
-
-T = TypeVar("T")
 
 # A shorter one is a placeholder, and stands in other words by chance.
 _LEAST_LENGTH: Final = 8
@@ -96,9 +95,9 @@ def _secrets_in(name: str, text: str, *, is_declared: bool) -> Iterator[str]:
     yield from (secret for secret in found if len(secret) >= _LEAST_LENGTH and secret.strip("*"))
 
 
-def models_in(runnable: object, kind: type[T]) -> list[T]:
-    """The models of one kind inside a runnable, itself included."""
-    return [value for _, value, _ in _held(runnable) if isinstance(value, kind)]
+def models_in(runnable: object) -> list[BaseLanguageModel[Any]]:
+    """The language models inside a runnable, itself included."""
+    return [value for _, value, _ in _held(runnable) if isinstance(value, BaseLanguageModel)]
 
 
 def _held(
@@ -115,17 +114,17 @@ def _held(
     seen: dict[int, object] = {}  # the objects too: an id is another's once its owner is gone
     while queue and len(seen) < most:
         name, value, is_declared = queue.popleft()
-        if isinstance(value, (SecretStr, SecretBytes)):
-            value, is_declared = value.get_secret_value(), True
-        if isinstance(value, bytes):
-            value = value.decode("latin-1")
-        if value is None or isinstance(value, (str, int, float)):
-            yield name, value, is_declared
-        elif id(value) not in seen and not _is_foreign(value):
-            seen[id(value)] = value
-            yield name, value, is_declared
-            declared = _declared(value)
-            with suppress(Exception):  # whatever somebody's attributes do when looked at
+        with suppress(Exception):  # whatever somebody's objects do when looked at
+            if isinstance(value, (SecretStr, SecretBytes)):
+                value, is_declared = value.get_secret_value(), True
+            if isinstance(value, bytes):
+                value = value.decode("latin-1")
+            if value is None or isinstance(value, (str, int, float)):
+                yield name, value, is_declared
+            elif id(value) not in seen and not _is_foreign(value):
+                seen[id(value)] = value
+                yield name, value, is_declared
+                declared = _declared(value)
                 for key, member in _members(value, wake=wake):
                     label = key or name
                     queue.append((label, member, is_declared or label in declared))

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import langchain_core.exceptions
-from langchain_core.language_models import BaseLanguageModel
 from langchain_core.load import dumpd
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
@@ -53,7 +52,7 @@ def plain_arguments(gateway: "GatewayRunnable") -> dict[str, Any]:
     if gateway.exceptions_to_handle != fields["exceptions_to_handle"].default:
         arguments["exceptions_to_handle"] = list(map(_exception_name, gateway.exceptions_to_handle))
     for name, deployment in _deployments(gateway):
-        _check_has_form(name, dumpd(deployment.model))
+        _check_has_form(name, deployment)
     _check_no_secret(gateway)
     return {"models": [_plain_deployment(deployment) for deployment in gateway.models], **arguments}
 
@@ -102,9 +101,9 @@ def _form(model: Runnable[Any, Any]) -> dict[str, Any] | None:
     return None if any(nodes(dumped, "not_implemented")) else dumped
 
 
-def _check_has_form(name: str, dumped: Any) -> None:
-    if (node := next(nodes(dumped, "not_implemented"), None)) is not None:
-        path = ".".join(node.get("id") or ["an object"])
+def _check_has_form(name: str, deployment: ModelDeployment) -> None:
+    if (node := next(nodes(dumpd(deployment.model), "not_implemented"), None)) is not None:
+        path = ".".join(node.get("id") or [deployment.model_class])
         _refuse(
             name,
             f"{path} has no LangChain form; give the gateway a model that has one, or build "
@@ -156,7 +155,7 @@ def _warn_of_losses(gateway: "GatewayRunnable") -> None:
 
 
 def _warn_of_left_out(name: str, deployment: ModelDeployment) -> None:
-    models = models_in(deployment.model, BaseLanguageModel)
+    models = models_in(deployment.model)
     for attribute in ("rate_limiter", "cache"):
         if any(getattr(model, attribute, None) is not None for model in models):
             logger.warning(
