@@ -12,6 +12,7 @@ from langchain_model_gateway import serialization
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.schedule import closed_stretches
+from langchain_model_gateway.secrets import secret_values
 
 if TYPE_CHECKING:
     from langchain_model_gateway.gateway import GatewayRunnable
@@ -257,7 +258,7 @@ def _deadlines(gateway: "GatewayRunnable", _: datetime) -> Iterator[Finding]:
 def _shared_endpoints(gateway: "GatewayRunnable", _: datetime) -> Iterator[Finding]:
     groups: dict[tuple[Any, ...], list[str]] = {}
     for deployment in gateway.models:
-        secrets = tuple(serialization.secret_values(deployment.core))
+        secrets = secret_values(deployment.core)
         if secrets:
             dumped = dumpd(deployment.core)
             key = (*dumped.get("id", ()), serialization.endpoint(dumped), *secrets)
