@@ -106,33 +106,27 @@ class Run:
 
         Returns:
             What to call, with `invoke`, `ainvoke`, `stream` and `astream`, and the config to call
-            it with.
-        """
-        config = self.child_config(model_name)
-        if config is None or self._manager is None:
-            return model, config
-        return _Enclosed(model), config
-
-    def child_config(self, model_name: str) -> RunnableConfig | None:
-        """The config for the next attempt: a copy of the caller's, with a child run if one is kept.
-
-        Args:
-            model_name: The deployment's name, for the child's tags and metadata.
+            it with: the caller's own, which a model may edit, or `None` if there is none.
         """
         if self.config is None:
-            return None
+            return model, None
+        if self._manager is None:
+            return model, self._copied_config()
+        return _Enclosed(model), self._child_config(model_name)
+
+    def _child_config(self, model_name: str) -> RunnableConfig:
+        """The config for a child run."""
         config = self._copied_config()
-        if self._manager is not None:
-            self._attempts += 1
-            # In the config and not in get_child(): only there they reach runs below a retry.
-            tags = [DEPLOYMENT_TAG + model_name]
-            if self._attempts > 1:
-                tags.append(f"{ATTEMPT_TAG}{self._attempts}")
-            config["tags"] = [*(config.get("tags") or ()), *tags]
-            metadata = config.setdefault("metadata", {})
-            if outer := metadata.get(DEPLOYMENT_METADATA):
-                model_name = f"{outer}/{model_name}"  # a gateway within a gateway
-            metadata[DEPLOYMENT_METADATA] = model_name
+        self._attempts += 1
+        # In the config and not in get_child(): only there they reach runs below a retry.
+        tags = [DEPLOYMENT_TAG + model_name]
+        if self._attempts > 1:
+            tags.append(f"{ATTEMPT_TAG}{self._attempts}")
+        config["tags"] = [*(config.get("tags") or ()), *tags]
+        metadata = config.setdefault("metadata", {})
+        if outer := metadata.get(DEPLOYMENT_METADATA):
+            model_name = f"{outer}/{model_name}"  # a gateway within a gateway
+        metadata[DEPLOYMENT_METADATA] = model_name
         return config
 
     def report_failure(self, failures: Sequence[FailedAttempt]) -> None:

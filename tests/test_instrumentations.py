@@ -1,4 +1,4 @@
-"""What OpenTelemetry's two instrumentations of LangChain show of a call."""
+"""What tracers by way of OpenTelemetry show of a call: OpenInference, OpenLLMetry and Langfuse."""
 
 import asyncio
 import json
@@ -10,6 +10,8 @@ import pytest
 import wrapt
 from langchain.agents import create_agent
 from langchain_core.runnables import RunnableLambda
+from langfuse import Langfuse
+from langfuse.langchain import CallbackHandler
 from openinference.instrumentation.langchain import LangChainInstrumentor
 from opentelemetry.instrumentation.langchain import LangchainInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -77,9 +79,30 @@ def deployments(spans: list[ReadableSpan]) -> list[str]:
         metadata = json.loads(str(attributes.get("metadata", "{}")))
         told.append(
             metadata.get("gateway_deployment")
-            or attributes["traceloop.association.properties.gateway_deployment"]
+            or attributes.get("traceloop.association.properties.gateway_deployment")
+            or json.loads(str(attributes["langfuse.observation.metadata.gateway_deployment"]))
         )
     return told
+
+
+every_way = pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+
+
+def ask_agent(agent: Any, way: str, config: Any = None) -> None:
+    question = {"messages": [("user", "x")]}
+
+    async def astream() -> list[Any]:
+        return [part async for part in agent.astream(question, config, stream_mode="messages")]
+
+    match way:
+        case "invoke":
+            agent.invoke(question, config)
+        case "ainvoke":
+            asyncio.run(agent.ainvoke(question, config))
+        case "stream":
+            list(agent.stream(question, config, stream_mode="messages"))
+        case _:
+            asyncio.run(astream())
 
 
 def test_a_call_is_one_tree(trace: Trace, ask: CallForm) -> None:
@@ -97,24 +120,52 @@ def test_a_call_in_a_chain_is_one_tree(trace: Trace, ask: CallForm) -> None:
     assert deployments(trace.below_the_gateway()) == ["weak", "strong"]
 
 
-@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+@every_way
 def test_a_call_in_an_agent_is_one_tree(trace: Trace, way: str) -> None:
     """The agent's span is the root, and the attempts are below the gateway's."""
-    question = {"messages": [("user", "x")]}
     agent = create_agent(gateway(bound=True))
     trace.exporter.clear()  # OpenLLMetry tells of an agent's creation, too
-
-    async def astream() -> list[Any]:
-        return [part async for part in agent.astream(question, stream_mode="messages")]
-
-    match way:
-        case "invoke":
-            agent.invoke(question)
-        case "ainvoke":
-            asyncio.run(agent.ainvoke(question))
-        case "stream":
-            list(agent.stream(question, stream_mode="messages"))
-        case _:
-            asyncio.run(astream())
+    ask_agent(agent, way)
     assert len(trace.roots()) == 1
     assert deployments(trace.below_the_gateway()) == ["weak", "strong"]
+
+
+# --- Langfuse: a handler among the caller's own ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def langfuse_trace() -> Iterator[Trace]:
+    """A Langfuse, of which a process has one, that sends its spans nowhere."""
+    trace = Trace()
+    client = Langfuse(
+        public_key="pk-test",
+        secret_key="sk-test",
+        base_url="http://127.0.0.1:9",
+        tracer_provider=trace.provider,
+        span_exporter=InMemorySpanExporter(),
+    )
+    yield trace
+    client.shutdown()
+
+
+@pytest.fixture
+def langfuse(langfuse_trace: Trace) -> Trace:
+    """Langfuse, with nothing left of the test before."""
+    langfuse_trace.exporter.clear()
+    return langfuse_trace
+
+
+def test_langfuse_shows_a_call_as_one_tree(langfuse: Trace, ask: CallForm) -> None:
+    """As it shows every other handler's."""
+    ask(gateway(), "x", {"callbacks": [CallbackHandler(public_key="pk-test")]})
+    assert langfuse.roots() == ["GatewayRunnable"]
+    assert deployments(langfuse.below_the_gateway()) == ["weak", "strong"]
+
+
+@every_way
+def test_langfuse_shows_a_call_in_an_agent_as_one_tree(langfuse: Trace, way: str) -> None:
+    """The agent's span is the root, and the attempts are below the gateway's."""
+    config = {"callbacks": [CallbackHandler(public_key="pk-test")]}
+    ask_agent(create_agent(gateway(bound=True)), way, config)
+    assert langfuse.roots() == ["LangGraph"]
+    assert deployments(langfuse.below_the_gateway()) == ["weak", "strong"]
