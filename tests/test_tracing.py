@@ -531,18 +531,17 @@ def test_a_streams_run_has_the_whole_answer(ask_stream: StreamForm, collector: C
 def test_closing_a_stream_early_closes_its_run(
     ask_stream: StreamForm, collector: Collector
 ) -> None:
-    """At once, without an error, with what was read until then."""
-    stream = ask_stream.open(
-        gateway_over(says(["a", "b", "c"]), says("z")), "x", {"callbacks": [collector]}
-    )
+    """At once, with the model's, without an error, with what was read until then."""
+    model = says(["a", "b", "c"])
+    stream = ask_stream.open(gateway_over(model, says("z")), "x", {"callbacks": [collector]})
 
-    def then() -> tuple[list[Any], list[Any]]:
+    def then() -> tuple[list[Any], list[Any], int]:
         _, root = collector.root()
-        return list(root.outputs), list(root.errors)
+        return list(root.outputs), list(root.errors), model.closed
 
-    outputs, errors = ask_stream.watch(stream, limit=2, then=then)
+    outputs, errors, closed = ask_stream.watch(stream, limit=2, then=then)
     assert [output.content for output in outputs] == ["ab"]
-    assert errors == []
+    assert (errors, closed) == ([], 1)
 
 
 def test_a_stream_that_breaks_closes_its_run_with_the_error(
