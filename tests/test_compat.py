@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import functools
 import importlib
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import langchain_core.load
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -226,6 +227,26 @@ def test_without_a_providers_name_the_models_class_is_named(fresh: Callable[[], 
     gateway = gateway_of(package, hidden=frozenset({"_get_ls_params"}))
     with pytest.raises(package.AllModelsFailedError, match=r"weak \(Model\)"):
         gateway.invoke("fail")
+
+
+def test_a_tracer_that_was_there_first_is_seen_as_long_as_it_is_there(
+    fresh: Callable[[], Any],
+) -> None:
+    """The constructor of callback managers may be wrapped already when the package is imported."""
+    handler, plain = Handler(), BaseCallbackManager.__init__
+
+    @functools.wraps(plain)
+    def init(self: BaseCallbackManager, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        if handler not in self.handlers:
+            self.add_handler(handler)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseCallbackManager, "__init__", init)
+        gateway = gateway_of(fresh())
+        gateway.invoke("x")
+    gateway.invoke("x")
+    assert handler.begun == ["GatewayRunnable", "Model"]
 
 
 # --- what protects fails closed ------------------------------------------------------------------
