@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format types notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo test test-lowest lint format types notebooks mutants bench instructions build wheel-test clean
 
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
@@ -15,6 +15,9 @@ demo: .venv/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_
 
 test: .venv/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+
+test-lowest: .lowest-venv/.ready ## Run the tests with the lowest versions that pyproject.toml allows.
+	.lowest-venv/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
 
 lint: .venv/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
@@ -48,6 +51,14 @@ instructions: .bench-venv/.ready ## Count the instructions of a healthy call; ne
 	@.bench-venv/bin/python -m pip install --quiet --editable . --group bench
 	@touch $@
 
+.lowest-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .lowest-venv
+	@.lowest-venv/bin/python -m pip install --quiet --upgrade pip
+	@.lowest-venv/bin/python scripts/lowest > .lowest-venv/constraints.txt
+	@.lowest-venv/bin/python -m pip install --quiet --editable . --group test \
+	  --constraint .lowest-venv/constraints.txt
+	@touch $@
+
 build: .venv/.dev-ready ## Build the wheel into dist/.
 	@rm -rf dist
 	$(BIN)/python -m build --wheel
@@ -56,7 +67,7 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-venv .lowest-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.
