@@ -193,7 +193,7 @@ class GatewayRunnable(RoutedCalls):
 
         return self._recast(GatewayChatModel)
 
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Self:
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> "GatewayRunnable":
         """A gateway whose every deployment may call `tools`, each in its provider's own form.
 
         Args:
@@ -203,6 +203,7 @@ class GatewayRunnable(RoutedCalls):
         Raises:
             NotImplementedError: If a deployment cannot; says which.
         """
+        # Not typed `Self`: fallbacks around look for a Runnable in the annotation.
         return self._adapted("bind_tools", tools, **kwargs)
 
     def with_structured_output(self, schema: Any, **kwargs: Any) -> "GatewayRunnable":
