@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
     CallbackManagerForLLMRun,
     Callbacks,
 )
@@ -19,13 +20,17 @@ from langchain_core.language_models import (
 from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
+from langchain_core.tracers._streaming import _V2StreamingCallbackHandler
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from langchain_model_gateway.answers import STAMP
 from langchain_model_gateway.gateway import GatewayRunnable
+from langchain_model_gateway.tracing import DEPLOYMENT_TAG
 
 _CONFIG_ARGUMENTS: Final = ("tags", "metadata", "run_name", "run_id")
 
@@ -136,17 +141,18 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         **kwargs: Any,
     ) -> ChatModelStream:
         _, kwargs = _as_config(None, stop, kwargs)
-        chunks = self.stream(input, config, **kwargs)
-        events = chunks_to_events(ChatGenerationChunk(message=chunk) for chunk in chunks)
         stream = ChatModelStream()
+        report = _EventReport(self._convert_input(input).to_messages(), config, stream)
+        chunks = self.stream(input, report.config, **kwargs)
+        events = chunks_to_events(map(report.generation, chunks))
 
         def pump() -> bool:
             try:
-                stream.dispatch(next(events))
+                report.dispatch(next(events))
             except StopIteration:
                 return False
             except BaseException as error:  # noqa: BLE001 - the reader of the stream raises it
-                stream.fail(error)
+                report.fail(error)
                 return False
             return True
 
@@ -164,15 +170,16 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
     ) -> AsyncChatModelStream:
         _, kwargs = _as_config(None, stop, kwargs)
         stream = AsyncChatModelStream()
+        report = _EventReport(self._convert_input(input).to_messages(), config, stream)
 
         async def produce() -> None:
             try:
-                async with aclosing(self.astream(input, config, **kwargs)) as chunks:
-                    generated = (ChatGenerationChunk(message=chunk) async for chunk in chunks)
+                async with aclosing(self.astream(input, report.config, **kwargs)) as chunks:
+                    generated = (report.generation(chunk) async for chunk in chunks)
                     async for event in achunks_to_events(generated):
-                        stream.dispatch(event)
+                        report.dispatch(event)
             except BaseException as error:
-                stream.fail(error)  # for the stream's reader to raise
+                report.fail(error)  # for the stream's reader to raise
                 if not isinstance(error, Exception):
                     raise
 
@@ -204,6 +211,72 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         if found is None:
             raise NotImplementedError("no deployment is a chat model that could count tokens")
         return found
+
+
+class _EventReport:
+    """Tells those who show events, such as LangGraph's version 3, of a stream's.
+
+    A model that is asked for chunks tells them of none, and its run ends before the last. So they
+    are told of one run, the answer's, in place of those of the attempts.
+
+    Args:
+        messages: What the call asks.
+        config: The call's config.
+        stream: Where its reader finds the events.
+
+    Attributes:
+        config: The config for the gateway's own call.
+    """
+
+    def __init__(
+        self,
+        messages: list[BaseMessage],
+        config: RunnableConfig | None,
+        stream: ChatModelStream | AsyncChatModelStream,
+    ) -> None:
+        self._messages = messages
+        self._stream = stream
+        self._run: CallbackManagerForLLMRun | None = None
+        whole = ensure_config(config)
+        self._manager = get_callback_manager_for_config(whole)
+        shown_to = [h for h in self._manager.handlers if isinstance(h, _V2StreamingCallbackHandler)]
+        self._manager.set_handlers(shown_to)
+        self.config = {**whole, "callbacks": _without(shown_to, whole)} if shown_to else config
+
+    def generation(self, chunk: AIMessageChunk) -> ChatGenerationChunk:
+        """A chunk as what events are made of; with the first one the run begins."""
+        if self._run is None and self._manager.handlers:
+            name = chunk.response_metadata[STAMP]["model_name"]
+            self._manager.add_tags([DEPLOYMENT_TAG + name], inherit=False)
+            (self._run,) = self._manager.on_chat_model_start({}, [self._messages])
+        return ChatGenerationChunk(message=chunk)
+
+    def dispatch(self, event: Any) -> None:
+        """Hand on an event to the stream's reader, and to those who show it."""
+        self._stream.dispatch(event)
+        if self._run is not None:
+            self._run.on_stream_event(event)
+            if (message := self._stream.output_message) is not None:
+                result = LLMResult(generations=[[ChatGeneration(message=message)]])
+                self._run.on_llm_end(result)
+
+    def fail(self, error: BaseException) -> None:
+        """The stream ends with this error, which its reader will raise."""
+        self._stream.fail(error)
+        if self._run is not None:
+            self._run.on_llm_error(error)
+
+
+def _without(handlers: Sequence[BaseCallbackHandler], config: RunnableConfig) -> Callbacks:
+    """A config's callbacks but these handlers."""
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, list):
+        return [each for each in callbacks if each not in handlers]
+    if callbacks is not None:
+        callbacks = callbacks.copy()
+        for handler in handlers:
+            callbacks.remove_handler(handler)
+    return callbacks
 
 
 def shared_profile(models: Sequence[object]) -> ModelProfile | None:
