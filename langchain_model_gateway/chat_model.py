@@ -1,9 +1,8 @@
 """`GatewayChatModel`: the gateway for code that insists on a `BaseChatModel`."""
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -14,23 +13,27 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import (
     BaseChatModel,
     BaseLanguageModel,
+    LangSmithParams,
     LanguageModelInput,
     ModelProfile,
 )
-from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
-from langchain_core.language_models.base import LangSmithParams
-from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
-from langchain_core.tracers._streaming import _V2StreamingCallbackHandler
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from langchain_model_gateway._compat import shows_events, start_producer, typed_events
 from langchain_model_gateway.answers import STAMP
 from langchain_model_gateway.gateway import GatewayRunnable
 from langchain_model_gateway.tracing import DEPLOYMENT_TAG
+
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_model_stream import (
+        AsyncChatModelStream,
+        ChatModelStream,
+    )
 
 _CONFIG_ARGUMENTS: Final = ("tags", "metadata", "run_name", "run_id")
 
@@ -139,12 +142,13 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
-    ) -> ChatModelStream:
+    ) -> "ChatModelStream":
         _, kwargs = _as_config(None, stop, kwargs)
-        stream = ChatModelStream()
+        typed = typed_events()
+        stream: ChatModelStream = typed.chat_model_stream()
         report = _EventReport(self._convert_input(input).to_messages(), config, stream)
         chunks = self.stream(input, report.config, **kwargs)
-        events = chunks_to_events(map(report.generation, chunks))
+        events = typed.chunks_to_events(map(report.generation, chunks))
 
         def pump() -> bool:
             try:
@@ -167,16 +171,17 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
-    ) -> AsyncChatModelStream:
+    ) -> "AsyncChatModelStream":
         _, kwargs = _as_config(None, stop, kwargs)
-        stream = AsyncChatModelStream()
+        typed = typed_events()
+        stream: AsyncChatModelStream = typed.async_chat_model_stream()
         report = _EventReport(self._convert_input(input).to_messages(), config, stream)
 
         async def produce() -> None:
             try:
                 async with aclosing(self.astream(input, report.config, **kwargs)) as chunks:
                     generated = (report.generation(chunk) async for chunk in chunks)
-                    async for event in achunks_to_events(generated):
+                    async for event in typed.achunks_to_events(generated):
                         report.dispatch(event)
             except BaseException as error:
                 report.fail(error)  # for the stream's reader to raise
@@ -184,9 +189,7 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
                     raise
 
         async def start() -> None:
-            # The stream's own aclose() cancels the producer it finds here.
-            if stream._producer_task is None:  # noqa: SLF001
-                stream._producer_task = asyncio.create_task(produce())  # noqa: SLF001
+            start_producer(stream, produce)
 
         stream.set_start(start)
         return stream
@@ -232,14 +235,14 @@ class _EventReport:
         self,
         messages: list[BaseMessage],
         config: RunnableConfig | None,
-        stream: ChatModelStream | AsyncChatModelStream,
+        stream: "ChatModelStream | AsyncChatModelStream",
     ) -> None:
         self._messages = messages
         self._stream = stream
         self._run: CallbackManagerForLLMRun | None = None
         whole = ensure_config(config)
         self._manager = get_callback_manager_for_config(whole)
-        shown_to = [h for h in self._manager.handlers if isinstance(h, _V2StreamingCallbackHandler)]
+        shown_to = [handler for handler in self._manager.handlers if shows_events(handler)]
         self._manager.set_handlers(shown_to)
         self.config = {**whole, "callbacks": _without(shown_to, whole)} if shown_to else config
 

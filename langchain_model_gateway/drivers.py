@@ -56,7 +56,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         run = Run(self, input, config)
-        if not run.is_heard:
+        if not run.has_listeners:
             return self._invoke(run, kwargs)
         with run:
             run.output = self._invoke(run, kwargs)
@@ -68,15 +68,16 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 call.clock.sleep(step.seconds)
                 continue
-            ask, child = step.model.invoke, run.child(step.model_name)
+            model, child = run.attempt(step.model, step.model_name)
+            ask = model.invoke
             if call.seconds is not None:
                 ask = partial(call.clock.call, call.seconds, ask)
             try:
-                call.answered(ask(_own(run.value), child, **_own(kwargs)))
+                call.answered(ask(_own(run.input), child, **_own(kwargs)))
             except BaseException as error:  # the call decides
                 if not call.failed(error):
                     raise
-                run.fell_over(call.failures)
+                run.report_failure(call.failures)
         return call.answer
 
     @override
@@ -84,7 +85,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         run = Run(self, input, config)
-        if not run.is_heard:
+        if not run.has_listeners:
             return await self._ainvoke(run, kwargs)
         async with run:
             run.output = await self._ainvoke(run, kwargs)
@@ -96,9 +97,9 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 await call.clock.asleep(step.seconds)
                 continue
-            child = run.child(step.model_name)
+            model, child = run.attempt(step.model, step.model_name)
             try:
-                answer = step.model.ainvoke(_own(run.value), child, **_own(kwargs))
+                answer = model.ainvoke(_own(run.input), child, **_own(kwargs))
                 if call.seconds is not None:
                     answer = call.clock.acall(call.seconds, answer)
                 call.answered(await answer)
@@ -106,7 +107,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 check_cancellation(error, before)
                 if not call.failed(error):
                     raise
-                await run.afell_over(call.failures)
+                await run.areport_failure(call.failures)
         return call.answer
 
     @override
@@ -115,7 +116,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     ) -> Generator[Any, None, None]:
         run = Run(self, input, config)
         chunks = self._chunks(run, kwargs)
-        return run.recorded(chunks) if run.is_heard else chunks
+        return run.recorded(chunks) if run.has_listeners else chunks
 
     def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
         call = self._call(run.config, kwargs)
@@ -123,9 +124,9 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 call.clock.sleep(step.seconds)
                 continue
-            child = run.child(step.model_name)
+            model, child = run.attempt(step.model, step.model_name)
             try:
-                given = iter(step.model.stream(_own(run.value), child, **_own(kwargs)))
+                given = iter(model.stream(_own(run.input), child, **_own(kwargs)))
                 chunks = call.watched(given, call.clock.stream)
                 try:
                     for chunk in chunks:
@@ -139,7 +140,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             except BaseException as error:
                 if not call.failed(error):
                     raise
-                run.fell_over(call.failures)
+                run.report_failure(call.failures)
 
     @override
     def astream(
@@ -147,7 +148,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     ) -> AsyncGenerator[Any, None]:
         run = Run(self, input, config)
         chunks = self._achunks(run, kwargs)
-        return run.arecorded(chunks) if run.is_heard else chunks
+        return run.arecorded(chunks) if run.has_listeners else chunks
 
     async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
         call, before = self._call(run.config, kwargs), cancellations()
@@ -155,9 +156,9 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 await call.clock.asleep(step.seconds)
                 continue
-            child = run.child(step.model_name)
+            model, child = run.attempt(step.model, step.model_name)
             try:
-                given = aiter(step.model.astream(_own(run.value), child, **_own(kwargs)))
+                given = aiter(model.astream(_own(run.input), child, **_own(kwargs)))
                 chunks = call.watched(given, call.clock.astream)
                 try:
                     async for chunk in chunks:
@@ -174,7 +175,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 check_cancellation(error, before)
                 if not call.failed(error):
                     raise
-                await run.afell_over(call.failures)
+                await run.areport_failure(call.failures)
 
     @override
     async def atransform(

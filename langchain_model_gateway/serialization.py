@@ -10,13 +10,11 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import langchain_core.exceptions
-from langchain_core._api import suppress_langchain_beta_warning
-from langchain_core.load import dumpd
+from langchain_core.load import InitValidator, Serializable, dumpd
 from langchain_core.load import load as load_beta
-from langchain_core.load.load import InitValidator, default_init_validator
-from langchain_core.load.serializable import Serializable
 from pydantic import BaseModel, SecretStr
 
+from langchain_model_gateway._compat import default_init_validator, suppress_beta_warning
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import quote
@@ -207,7 +205,7 @@ class _Dumped:
 
 def load(data: object, **options: Any) -> Any:
     """LangChain's `load`; that it is in beta is no news to the caller of a gateway."""
-    with suppress_langchain_beta_warning():
+    with suppress_beta_warning():
         return load_beta(data, **options)
 
 

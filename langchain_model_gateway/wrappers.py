@@ -104,7 +104,9 @@ class Adaption:
                 return runnable.model_copy(update={"runnable": first, "fallbacks": others})
             case RunnableSequence():
                 *before, last = runnable.steps
-                chain: AnyRunnable = RunnableSequence(*before, self.of(last, {}), name=runnable.name)
+                chain: AnyRunnable = RunnableSequence(
+                    *before, self.of(last, {}), name=runnable.name
+                )
                 return chain.bind(**keywords) if keywords else chain
             case _:
                 return _with_keywords(self._called_on(runnable), keywords)
