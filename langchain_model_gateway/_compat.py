@@ -154,10 +154,15 @@ def shows_events(handler: object) -> bool:
 # --- models --------------------------------------------------------------------------------------
 
 
+def langsmith_params(model: object, **kwargs: Any) -> dict[str, Any]:
+    """What LangChain's traces say of a model, such as `ls_provider`; `{}` if it does not tell."""
+    tell = getattr(model, "_get_ls_params", None)
+    return dict(tell(**kwargs)) if callable(tell) else {}
+
+
 def provider_name(model: BaseLanguageModel[Any]) -> str | None:
     """Who serves a model, such as "openai", as LangChain's traces name it; `None`: unknown."""
-    tell = getattr(model, "_get_ls_params", None)
-    return tell().get("ls_provider") if callable(tell) else None
+    return langsmith_params(model).get("ls_provider")
 
 
 class TypedEvents(NamedTuple):

@@ -1,8 +1,8 @@
 """`GatewayChatModel`: the gateway for code that insists on a `BaseChatModel`."""
 
-from collections.abc import Sequence
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -21,10 +21,15 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
-from pydantic import ConfigDict
+from pydantic import model_validator
 from typing_extensions import override
 
-from langchain_model_gateway._compat import shows_events, start_producer, typed_events
+from langchain_model_gateway._compat import (
+    langsmith_params,
+    shows_events,
+    start_producer,
+    typed_events,
+)
 from langchain_model_gateway.answers import STAMP
 from langchain_model_gateway.gateway import GatewayRunnable
 from langchain_model_gateway.tracing import DEPLOYMENT_TAG
@@ -50,9 +55,6 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
             a deployment does not tell.
     """
 
-    # BaseChatModel sets its profile after validation.
-    model_config = ConfigDict(frozen=False)
-
     @property
     def _llm_type(self) -> str:
         return "gateway"
@@ -63,15 +65,26 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        told = [_told_by(model, kwargs) for model in _models_of(self)]
         return LangSmithParams(
-            ls_provider=self._llm_type,
-            ls_model_name=kwargs.get("model") or "|".join(self.model_names),
+            ls_provider=_shared([each.get("ls_provider") for each in told]) or self._llm_type,
+            ls_model_name=kwargs.get("model")
+            or _shared([each.get("ls_model_name") for each in told])
+            or "|".join(self.model_names),
             ls_model_type="chat",
         )
 
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
         return shared_profile([deployment.core for deployment in self.models])
+
+    @model_validator(mode="after")
+    def _set_model_profile(self) -> Self:
+        # In place of BaseChatModel's, which assigns: a gateway is frozen.
+        if self.profile is None:
+            with suppress(Exception):
+                self.__dict__["profile"] = self._resolve_model_profile()
+        return self
 
     @override
     def bind_tools(  # type: ignore[override]
@@ -280,6 +293,19 @@ def _without(handlers: Sequence[BaseCallbackHandler], config: RunnableConfig) ->
         for handler in handlers:
             callbacks.remove_handler(handler)
     return callbacks
+
+
+def _models_of(gateway: GatewayRunnable) -> Iterator[Runnable[Any, Any]]:
+    """The models of all deployments, also of those that are gateways."""
+    for deployment in gateway.models:
+        core = deployment.core
+        yield from _models_of(core) if isinstance(core, GatewayRunnable) else (core,)
+
+
+def _told_by(model: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+    with suppress(Exception):  # a model's own mistake
+        return langsmith_params(model, **kwargs)
+    return {}
 
 
 def shared_profile(models: Sequence[object]) -> ModelProfile | None:
