@@ -50,6 +50,8 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
     for each, and only the deployments' models report tokens and usage, so everything is counted
     once. A chat model's own `cache`, `rate_limiter` and `callbacks` belong on the deployments.
 
+    It inherits from both, since one that holds a gateway must hand on thirty methods by name.
+
     Attributes:
         profile: What all deployments can do: the lesser limit, the shared capability. `None` if
             a deployment does not tell.
