@@ -142,13 +142,27 @@ def tapped(chunks: Any, handlers: list[Any], run_id: Any, method: str) -> Any:
     return chunks
 
 
+def shows_events(handler: object) -> bool:
+    """Whether a handler shows the events of `stream_events(version="v3")`, as LangGraph's does."""
+    kind = _find(
+        "langchain_core.tracers._streaming:_V2StreamingCallbackHandler",
+        "a graph's stream_events(version='v3') does not show those of a gateway's chat model",
+    )
+    return kind is not None and isinstance(handler, kind)
+
+
 # --- models --------------------------------------------------------------------------------------
+
+
+def langsmith_params(model: object, **kwargs: Any) -> dict[str, Any]:
+    """What LangChain's traces say of a model, such as `ls_provider`; `{}` if it does not tell."""
+    tell = getattr(model, "_get_ls_params", None)
+    return dict(tell(**kwargs)) if callable(tell) else {}
 
 
 def provider_name(model: BaseLanguageModel[Any]) -> str | None:
     """Who serves a model, such as "openai", as LangChain's traces name it; `None`: unknown."""
-    tell = getattr(model, "_get_ls_params", None)
-    return tell().get("ls_provider") if callable(tell) else None
+    return langsmith_params(model).get("ls_provider")
 
 
 class TypedEvents(NamedTuple):

@@ -1,11 +1,12 @@
 """`GatewayChatModel`: the gateway for code that insists on a `BaseChatModel`."""
 
-from collections.abc import Sequence
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
     CallbackManagerForLLMRun,
     Callbacks,
 )
@@ -16,14 +17,22 @@ from langchain_core.language_models import (
     LanguageModelInput,
     ModelProfile,
 )
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import ConfigDict
+from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
+from pydantic import model_validator
 from typing_extensions import override
 
-from langchain_model_gateway._compat import start_producer, typed_events
+from langchain_model_gateway._compat import (
+    langsmith_params,
+    shows_events,
+    start_producer,
+    typed_events,
+)
+from langchain_model_gateway.answers import STAMP
 from langchain_model_gateway.gateway import GatewayRunnable
+from langchain_model_gateway.tracing import DEPLOYMENT_TAG
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_model_stream import (
@@ -41,13 +50,12 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
     for each, and only the deployments' models report tokens and usage, so everything is counted
     once. A chat model's own `cache`, `rate_limiter` and `callbacks` belong on the deployments.
 
+    It inherits from both, since one that holds a gateway must hand on thirty methods by name.
+
     Attributes:
         profile: What all deployments can do: the lesser limit, the shared capability. `None` if
             a deployment does not tell.
     """
-
-    # BaseChatModel sets its profile after validation.
-    model_config = ConfigDict(frozen=False)
 
     @property
     def _llm_type(self) -> str:
@@ -59,15 +67,26 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        told = [_told_by(model, kwargs) for model in _models_of(self)]
         return LangSmithParams(
-            ls_provider=self._llm_type,
-            ls_model_name=kwargs.get("model") or "|".join(self.model_names),
+            ls_provider=_shared([each.get("ls_provider") for each in told]) or self._llm_type,
+            ls_model_name=kwargs.get("model")
+            or _shared([each.get("ls_model_name") for each in told])
+            or "|".join(self.model_names),
             ls_model_type="chat",
         )
 
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
         return shared_profile([deployment.core for deployment in self.models])
+
+    @model_validator(mode="after")
+    def _set_model_profile(self) -> Self:
+        # In place of BaseChatModel's, which assigns: a gateway is frozen.
+        if self.profile is None:
+            with suppress(Exception):
+                self.__dict__["profile"] = self._resolve_model_profile()
+        return self
 
     @override
     def bind_tools(  # type: ignore[override]
@@ -141,17 +160,18 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
     ) -> "ChatModelStream":
         _, kwargs = _as_config(None, stop, kwargs)
         typed = typed_events()
-        chunks = self.stream(input, config, **kwargs)
-        events = typed.chunks_to_events(ChatGenerationChunk(message=chunk) for chunk in chunks)
         stream: ChatModelStream = typed.chat_model_stream()
+        report = _EventReport(self._convert_input(input).to_messages(), config, stream)
+        chunks = self.stream(input, report.config, **kwargs)
+        events = typed.chunks_to_events(map(report.generation, chunks))
 
         def pump() -> bool:
             try:
-                stream.dispatch(next(events))
+                report.dispatch(next(events))
             except StopIteration:
                 return False
             except BaseException as error:  # noqa: BLE001 - the reader of the stream raises it
-                stream.fail(error)
+                report.fail(error)
                 return False
             return True
 
@@ -170,15 +190,16 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         _, kwargs = _as_config(None, stop, kwargs)
         typed = typed_events()
         stream: AsyncChatModelStream = typed.async_chat_model_stream()
+        report = _EventReport(self._convert_input(input).to_messages(), config, stream)
 
         async def produce() -> None:
             try:
-                async with aclosing(self.astream(input, config, **kwargs)) as chunks:
-                    generated = (ChatGenerationChunk(message=chunk) async for chunk in chunks)
+                async with aclosing(self.astream(input, report.config, **kwargs)) as chunks:
+                    generated = (report.generation(chunk) async for chunk in chunks)
                     async for event in typed.achunks_to_events(generated):
-                        stream.dispatch(event)
+                        report.dispatch(event)
             except BaseException as error:
-                stream.fail(error)  # for the stream's reader to raise
+                report.fail(error)  # for the stream's reader to raise
                 if not isinstance(error, Exception):
                     raise
 
@@ -208,6 +229,85 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         if found is None:
             raise NotImplementedError("no deployment is a chat model that could count tokens")
         return found
+
+
+class _EventReport:
+    """Tells those who show events, such as LangGraph's version 3, of a stream's.
+
+    A model that is asked for chunks tells them of none, and its run ends before the last. So they
+    are told of one run, the answer's, in place of those of the attempts.
+
+    Args:
+        messages: What the call asks.
+        config: The call's config.
+        stream: Where its reader finds the events.
+
+    Attributes:
+        config: The config for the gateway's own call.
+    """
+
+    def __init__(
+        self,
+        messages: list[BaseMessage],
+        config: RunnableConfig | None,
+        stream: "ChatModelStream | AsyncChatModelStream",
+    ) -> None:
+        self._messages = messages
+        self._stream = stream
+        self._run: CallbackManagerForLLMRun | None = None
+        whole = ensure_config(config)
+        self._manager = get_callback_manager_for_config(whole)
+        shown_to = [handler for handler in self._manager.handlers if shows_events(handler)]
+        self._manager.set_handlers(shown_to)
+        self.config = {**whole, "callbacks": _without(shown_to, whole)} if shown_to else config
+
+    def generation(self, chunk: AIMessageChunk) -> ChatGenerationChunk:
+        """A chunk as what events are made of; with the first one the run begins."""
+        if self._run is None and self._manager.handlers:
+            name = chunk.response_metadata[STAMP]["model_name"]
+            self._manager.add_tags([DEPLOYMENT_TAG + name], inherit=False)
+            (self._run,) = self._manager.on_chat_model_start({}, [self._messages])
+        return ChatGenerationChunk(message=chunk)
+
+    def dispatch(self, event: Any) -> None:
+        """Hand on an event to the stream's reader, and to those who show it."""
+        self._stream.dispatch(event)
+        if self._run is not None:
+            self._run.on_stream_event(event)
+            if (message := self._stream.output_message) is not None:
+                result = LLMResult(generations=[[ChatGeneration(message=message)]])
+                self._run.on_llm_end(result)
+
+    def fail(self, error: BaseException) -> None:
+        """The stream ends with this error, which its reader will raise."""
+        self._stream.fail(error)
+        if self._run is not None:
+            self._run.on_llm_error(error)
+
+
+def _without(handlers: Sequence[BaseCallbackHandler], config: RunnableConfig) -> Callbacks:
+    """A config's callbacks but these handlers."""
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, list):
+        return [each for each in callbacks if each not in handlers]
+    if callbacks is not None:
+        callbacks = callbacks.copy()
+        for handler in handlers:
+            callbacks.remove_handler(handler)
+    return callbacks
+
+
+def _models_of(gateway: GatewayRunnable) -> Iterator[Runnable[Any, Any]]:
+    """The models of all deployments, also of those that are gateways."""
+    for deployment in gateway.models:
+        core = deployment.core
+        yield from _models_of(core) if isinstance(core, GatewayRunnable) else (core,)
+
+
+def _told_by(model: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+    with suppress(Exception):  # a model's own mistake
+        return langsmith_params(model, **kwargs)
+    return {}
 
 
 def shared_profile(models: Sequence[object]) -> ModelProfile | None:

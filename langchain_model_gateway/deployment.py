@@ -9,13 +9,7 @@ from typing import Any, Literal, Self
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.load import dumpd
-from langchain_core.runnables import (
-    Runnable,
-    RunnableConfig,
-    RunnableSequence,
-    RunnableWithFallbacks,
-)
-from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -31,6 +25,7 @@ from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.history import Client, client_of
 from langchain_model_gateway.policies import Seconds
 from langchain_model_gateway.schedule import Timetable, TimeWindow, restricted_until, timetables
+from langchain_model_gateway.wrappers import Adaption, innermost
 
 
 class ModelDeployment(BaseModel):
@@ -160,16 +155,13 @@ class ModelDeployment(BaseModel):
             NotImplementedError: If the model cannot do that.
         """
         try:
-            model = _adapt(self.model, method, args, kwargs)
+            model = Adaption(self.model_name, method, args, kwargs).of(self.model, {})
         except (NotImplementedError, AttributeError) as error:
             raise NotImplementedError(
                 f"deployment {one_line(self.model_name, 60)!r} cannot {method}: "
                 f"{self.model_class} does not support it"
             ) from error
-        adapted = self.model_copy(update={"model": model})
-        # What a structured output puts around a model hides it.
-        adapted.__dict__["_core"] = self._core
-        return adapted
+        return self.model_copy(update={"model": model})
 
     @property
     def provider(self) -> str:
@@ -248,43 +240,6 @@ def _answers_questions(runnable: Runnable[Any, Any]) -> bool:
     except Exception:  # noqa: BLE001 - whatever making the model raises
         return False
     return True
-
-
-def innermost(runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The model inside a binding, a chain or a fallback; of several, the last."""
-    match runnable:
-        case RunnableBindingBase():
-            return innermost(runnable.bound)
-        case RunnableWithFallbacks():
-            return innermost(runnable.runnable)
-        case RunnableSequence():
-            within = [innermost(step) for step in runnable.steps]
-            models = [each for each in within if isinstance(each, BaseLanguageModel)]
-            return (models or within)[-1]
-        case _:
-            return runnable
-
-
-def _adapt(
-    runnable: Runnable[Any, Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Runnable[Any, Any]:
-    """Apply a chat model's method where the chat model is, keeping what is around it.
-
-    LangChain's own bindings forward it and lose their keywords, or don't forward it at all.
-    """
-    match runnable:
-        case RunnableBindingBase():
-            bound = _adapt(runnable.bound, method, args, kwargs)
-            return runnable.model_copy(update={"bound": bound})
-        case RunnableSequence():
-            *before, last = runnable.steps
-            return RunnableSequence(*before, _adapt(last, method, args, kwargs))
-        case RunnableWithFallbacks():
-            adapted = [_adapt(each, method, args, kwargs) for each in runnable.runnables]
-            return runnable.model_copy(update={"runnable": adapted[0], "fallbacks": adapted[1:]})
-        case _:
-            model: Runnable[Any, Any] = getattr(runnable, method)(*args, **kwargs)
-            return model
 
 
 def _same_model(one: Runnable[Any, Any], other: Runnable[Any, Any]) -> bool:

@@ -219,23 +219,28 @@ class GatewayRunnable(RoutedCalls):
 
         return self._recast(GatewayChatModel)
 
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Self:
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> "GatewayRunnable":
         """A gateway whose every deployment may call `tools`, each in its provider's own form.
+
+        As with a chat model, the last binding wins: these tools replace those bound before.
 
         Args:
             tools: What a chat model's `bind_tools` takes.
-            **kwargs: Passed on to each; a `model_preference` among them is the gateway's own.
+            **kwargs: Passed on to each; a `model_preference` among them is the gateway's own, and
+                `parallel_tool_calls` and `strict` are left out for clients that don't take them.
 
         Raises:
             NotImplementedError: If a deployment cannot; says which.
         """
+        # Not typed `Self`: fallbacks around look for a Runnable in the annotation.
         return self._adapted("bind_tools", tools, **kwargs)
 
     def with_structured_output(self, schema: Any, **kwargs: Any) -> "GatewayRunnable":
         """A gateway that answers with `schema`'s data, each deployment in its provider's own way.
 
         An answer that does not parse, or none, is a failure like any other. With
-        `include_raw=True`, the last result is returned as it is if all fail.
+        `include_raw=True`, the last result is returned as it is if all fail. Tools that were bound
+        before are forgotten.
 
         Args:
             schema: What a chat model's `with_structured_output` takes.

@@ -17,7 +17,7 @@ from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from langchain_model_gateway.deployment import innermost
+from langchain_model_gateway.wrappers import innermost
 
 T = TypeVar("T")
 Patience = Callable[[], float | None]

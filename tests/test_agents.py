@@ -13,12 +13,14 @@ from langchain.agents.middleware import (
     ModelFallbackMiddleware,
     ModelRetryMiddleware,
     SummarizationMiddleware,
+    TodoListMiddleware,
     wrap_model_call,
 )
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import StructuredTool
 from langchain_core.tracers import BaseTracer
 from langchain_core.tracers.schemas import Run
 from langgraph.checkpoint.memory import InMemorySaver
@@ -176,6 +178,45 @@ def test_create_react_agent_with_a_response_format(gateway: GatewayRunnable, wea
     assert isinstance(agent.invoke(QUESTION)["structured_response"], Weather)
 
 
+@every_way
+@pytest.mark.parametrize("is_gateways", [True, False], ids=["gateway", "deployments"])
+def test_an_agent_over_what_was_bound_before_sends_its_own_tools(
+    gateway: GatewayRunnable, weak: LLMock, strong: LLMock, is_gateways: bool, way: str
+):
+    """As with a chat model: the last binding wins, whoever answers."""
+
+    def get_time(city: str) -> str:
+        """Get the time in a city."""
+        return f"noon in {city}"
+
+    bound = gateway.bind_tools([get_time], tool_choice="get_time")
+    if not is_gateways:
+        models = [{"model_name": each.model_name, "model": each.model} for each in bound.models]
+        bound = GatewayRunnable(models=models)
+    weak.fail(503)
+    state = run(create_agent(bound, [get_weather]), way)
+    assert who_answered(state) == ["strong", "weak"]
+    for request in (strong.requests[0], *weak.requests):
+        assert [tool["function"]["name"] for tool in request.body["tools"]] == ["get_weather"]
+        assert "tool_choice" not in request.body
+
+
+@both_ways
+@pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+def test_create_react_agent_with_tools_and_a_response_format(
+    gateway: GatewayRunnable, weak: LLMock, way: str
+):
+    """It asks the model it bound the tools to for the structured response, and not for tools."""
+    from langgraph.prebuilt import create_react_agent  # noqa: PLC0415
+
+    face = gateway.as_chat_model()
+    state = run(create_react_agent(face, [get_weather], response_format=Weather), way)
+    assert who_answered(state) == ["weak", "weak"]
+    assert isinstance(state["structured_response"], Weather)
+    assert "response_format" in weak.last_request.body
+    assert "tools" not in weak.last_request.body
+
+
 # --- structured responses ------------------------------------------------------------------------
 
 
@@ -282,6 +323,54 @@ def test_summarization_middleware(gateway: GatewayRunnable, weak: LLMock, way: s
     state = run(create_agent(gateway, [], middleware=[summarization]), way, {"messages": talk})
     assert "summary" in state["messages"][0].content.lower()
     assert len(state["messages"]) == 3
+
+
+def test_summarization_middleware_believes_the_tokens_that_a_provider_reports(
+    gateway: GatewayRunnable,
+):
+    """The face says which provider that is, where all deployments share it."""
+    summarization = SummarizationMiddleware(
+        gateway.as_chat_model(), trigger=("tokens", 5000), keep=("messages", 1)
+    )
+    usage = {"input_tokens": 5000, "output_tokens": 1, "total_tokens": 5001}
+    answer = AIMessage("b", usage_metadata=usage, response_metadata={"model_provider": "openai"})
+    talk = {"messages": [("user", "a"), answer, ("user", "c")]}
+    state = create_agent(gateway, [], middleware=[summarization]).invoke(talk)
+    assert "summary" in state["messages"][0].content.lower()
+
+
+@both_ways
+def test_an_agent_whose_tool_is_an_agent_over_the_same_gateway(
+    gateway: GatewayRunnable, weak: LLMock, strong: LLMock, way: str
+):
+    """As deep agents are built: todos, a subagent, and summaries by what the profile says."""
+    face = gateway.as_chat_model()
+    inner = create_agent(face, [get_weather], name="weatherman")
+
+    def finish(state: dict[str, Any]) -> str:
+        weak.outage()
+        return str(state["messages"][-1].content)
+
+    def task(description: str) -> str:
+        """Give a task to the weatherman."""
+        return finish(inner.invoke({"messages": [("user", description)]}))
+
+    async def atask(description: str) -> str:
+        return finish(await inner.ainvoke({"messages": [("user", description)]}))
+
+    middleware = [
+        TodoListMiddleware(),
+        SummarizationMiddleware(face, trigger=("fraction", 0.85), keep=("fraction", 0.1)),
+    ]
+    tool = StructuredTool.from_function(task, atask)
+    weak.call_tool("task", {"description": "What is the weather in Oslo?"})
+    weak.call_tool("get_weather", {"city": "Oslo"})
+    weak.reply("Fine in Oslo.")
+    strong.reply("It is fine.")
+    state = run(create_agent(face, [tool], middleware=middleware), way)
+    assert who_answered(state) == ["weak", "strong"]
+    assert [m.content for m in state["messages"][2:]] == ["Fine in Oslo.", "It is fine."]
+    assert len(weak.requests) == 4
 
 
 def test_model_settings_may_carry_a_preference(model: Any, weak: LLMock):

@@ -16,12 +16,13 @@ from langchain_core.load import dumpd, dumps, load
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import StringPromptValue
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables import RunnableBinding, RunnableLambda
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from langgraph.graph import START, MessagesState, StateGraph
 from llmock.pytest_plugin import LLMock
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from langchain_model_gateway import (
     AllModelsFailedError,
@@ -331,7 +332,150 @@ def test_a_sync_v3_stream_is_lazy_and_falls_over():
     assert stream.output.response_metadata["gateway"]["model_name"] == "m1"
 
 
+# --- in a graph's own stream of events -----------------------------------------------------------
+
+
+ASK = {"messages": [("user", "hi")]}
+
+
+def graph_over(chat: Any, read: list[str]) -> Any:
+    """A graph whose node asks for events of version 3 and notes the text it reads of them."""
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        stream = chat.stream_events(state["messages"], version="v3")
+        read.extend(stream.text)
+        return {"messages": [stream.output]}
+
+    async def anode(state: MessagesState) -> dict[str, Any]:
+        stream = await chat.astream_events(state["messages"], version="v3")
+        async for text in stream.text:
+            read.append(text)
+        return {"messages": [await stream.output]}
+
+    graph = StateGraph(MessagesState).add_node("chat", RunnableLambda(node, anode))
+    return graph.add_edge(START, "chat").compile()
+
+
+def shown_by(graph: Any, is_async: bool, **config: Any) -> dict[str, list[Any]]:
+    """The events that the graph's own stream shows, by the run they are of."""
+    if is_async:
+        events = asyncio.run(_aevents(graph, config))
+    else:
+        events = list(graph.stream_events(ASK, config, version="v3"))
+    shown: dict[str, list[Any]] = {}
+    for event in events:
+        if event["method"] == "messages":
+            payload, metadata = event["params"]["data"]
+            shown.setdefault(metadata["run_id"], []).append((payload, metadata))
+    return shown
+
+
+async def _aevents(graph: Any, config: Any) -> list[Any]:
+    return [event async for event in await graph.astream_events(ASK, config, version="v3")]
+
+
+both_ways = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+beta = pytest.mark.filterwarnings("ignore:The v3 streaming protocol on Pregel is experimental")
+
+
+@beta
+@both_ways
+def test_its_events_show_among_a_graphs(is_async: bool):
+    """Those of one message, whole, with who gave it; nothing of who failed."""
+    dead = ScriptedChatModel(replies=[[AIMessageChunk(""), ConnectionError()]])
+    good = ScriptedChatModel(replies=[["one ", "two"]])
+    (events,) = shown_by(graph_over(scripted(dead, good), []), is_async).values()
+    assert [payload["event"] for payload, _ in events] == [
+        "message-start",
+        "content-block-start",
+        "content-block-delta",
+        "content-block-delta",
+        "content-block-finish",
+        "message-finish",
+    ]
+    assert "".join(p["delta"]["text"] for p, _ in events if "delta" in p) == "one two"
+    assert all("gateway:deployment:m1" in metadata["tags"] for _, metadata in events)
+
+
+@beta
+def test_a_node_reads_events_as_they_come():
+    """That the graph shows them too makes the node wait for nothing."""
+    read: list[str] = []
+    before: list[list[str]] = []
+    late = lambda: before.append([*read]) or "two"  # noqa: E731
+    shown_by(graph_over(scripted(ScriptedChatModel(replies=[["one ", late]])), read), False)
+    assert before == [["one "]]
+    assert read == ["one ", "two"]
+
+
+@beta
+@both_ways
+def test_events_in_a_graph_are_counted_once(chat: GatewayChatModel, is_async: bool):
+    """Other listeners see the deployment's run as ever, and no run beside it."""
+    witness = Witness()
+    with get_usage_metadata_callback() as counter:
+        shown = shown_by(graph_over(chat, []), is_async, callbacks=[witness])
+    assert len(shown) == 1
+    assert witness.starts == 1
+    assert [each["total_tokens"] for each in counter.usage_metadata.values()] == witness.usages
+
+
+@beta
+@both_ways
+def test_events_that_break_off_in_a_graph_raise(is_async: bool):
+    """What was begun is not stitched, there as elsewhere."""
+    cut = ScriptedChatModel(replies=[["one ", ConnectionError("cut")]])
+    with pytest.raises(ConnectionError, match="cut"):
+        shown_by(graph_over(scripted(cut, ScriptedChatModel()), []), is_async)
+
+
 # --- what it is ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_it_is_frozen_like_the_gateway(is_used: bool):
+    """An assignment that a running gateway would not heed is an error."""
+    chat = scripted(ScriptedChatModel(), ScriptedChatModel())
+    if is_used:
+        chat.invoke("hi")
+    for name in ("retry", "timeout", "models", "profile"):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(chat, name, None)
+
+
+class Told(ScriptedChatModel):
+    """Says who serves it and which model it is."""
+
+    provider: Any = "openai"
+    name_of_model: Any = "gpt-4o"
+
+    def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> Any:
+        if self.provider is None:
+            raise RuntimeError("cannot tell")
+        return {"ls_provider": self.provider, "ls_model_name": self.name_of_model}
+
+
+OPENAI, MINI, AZURE = Told(), Told(name_of_model="gpt-4o-mini"), Told(provider="azure")
+
+
+@pytest.mark.parametrize(
+    ("models", "provider", "model_name"),
+    [
+        ((OPENAI, OPENAI), "openai", "gpt-4o"),
+        ((OPENAI, MINI), "openai", "m0|m1"),
+        ((OPENAI, AZURE), "gateway", "gpt-4o"),
+        ((OPENAI, MINI.bind(stop=["x"]), scripted(OPENAI, MINI)), "openai", "m0|m1|m2"),
+        ((OPENAI, scripted(OPENAI, AZURE)), "gateway", "gpt-4o"),
+        ((OPENAI, Told(provider=None)), "gateway", "m0|m1"),
+        ((OPENAI, RunnableLambda(lambda _: AIMessage("hi"))), "gateway", "m0|m1"),
+    ],
+)
+def test_it_says_the_provider_and_the_model_that_all_share(
+    models: tuple[Any, ...], provider: str, model_name: str
+):
+    """LangChain believes reported usage where the message's provider is the model's."""
+    params = scripted(*models)._get_ls_params()
+    assert (params["ls_provider"], params["ls_model_name"]) == (provider, model_name)
 
 
 def test_it_is_a_chat_model_and_a_gateway(gateway: GatewayRunnable, chat: GatewayChatModel):
@@ -428,6 +572,14 @@ def test_its_profile_is_what_all_deployments_can_do():
     assert profile_of(
         {"tool_calling": True, "structured_output": True}, {"tool_calling": True}
     ) == {"tool_calling": True}
+
+
+def test_a_profile_that_is_given_is_kept():
+    """Who knows better than the deployments may say so."""
+    model = ScriptedChatModel(profile={"max_input_tokens": 1000})
+    given = {"max_input_tokens": 10}
+    chat = GatewayChatModel(models=[{"model_name": "a", "model": model}], profile=given)
+    assert chat.profile == given
 
 
 @pytest.mark.parametrize("unknown", [None, {}])

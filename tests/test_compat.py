@@ -33,6 +33,7 @@ NAMES = {
     "langchain_core.tracers.context:_tracing_v2_is_enabled": "10 microseconds longer",
     "langchain_core.tracers.context:_configure_hooks": "10 microseconds longer",
     "langchain_core.tracers._streaming:_StreamingCallbackHandler": "astream_events",
+    "langchain_core.tracers._streaming:_V2StreamingCallbackHandler": "a graph's stream_events",
     "langchain_core.language_models.chat_model_stream:ChatModelStream": V3,
     "langchain_core.language_models.chat_model_stream:AsyncChatModelStream": V3,
     "langchain_core.language_models._compat_bridge:chunks_to_events": V3,

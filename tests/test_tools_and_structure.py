@@ -1,11 +1,14 @@
 """`bind_tools` and `with_structured_output`: the same gateway, each provider's own form."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.runnables import RunnableLambda
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from llmock.pytest_plugin import LLMock
@@ -163,6 +166,201 @@ def test_prefer_survives_a_later_binding():
     weak, strong = OpenAIStyle(), OpenAIStyle()
     gateway_over(weak, strong).prefer("strong").bind_tools([get_weather]).invoke("hi")
     assert (len(weak.calls), len(strong.calls)) == (0, 1)
+
+
+# --- the last binding wins -----------------------------------------------------------------------
+
+
+def get_time(city: str) -> str:
+    """Get the time in a city."""
+    return f"noon in {city}"
+
+
+def tool_names(received: dict[str, Any]) -> list[str]:
+    return [tool["function"]["name"] for tool in received.get("tools", [])]
+
+
+BOUND_BEFORE = {
+    "by the gateway": lambda model: gateway_over(model, OpenAIStyle()).bind_tools(
+        [get_weather], tool_choice="get_weather"
+    ),
+    "by the deployment": lambda model: gateway_over(
+        model.bind_tools([get_weather], tool_choice="get_weather"), OpenAIStyle()
+    ),
+    "by keyword": lambda model: gateway_over(
+        model.bind(tools=[convert_to_openai_tool(get_weather)]), OpenAIStyle()
+    ),
+    "below a retry": lambda model: gateway_over(
+        model.bind_tools([get_weather]).with_retry(), OpenAIStyle()
+    ),
+    "below fallbacks": lambda model: gateway_over(
+        model.bind_tools([get_weather]).with_fallbacks([OpenAIStyle()]), OpenAIStyle()
+    ),
+    "in a chain": lambda model: gateway_over(
+        RunnableLambda(lambda text: text) | model.bind_tools([get_weather]), OpenAIStyle()
+    ),
+    "in a gateway within": lambda model: gateway_over(
+        gateway_over(model).bind(tools=[convert_to_openai_tool(get_weather)]), OpenAIStyle()
+    ),
+}
+bound_before = pytest.mark.parametrize("bound", BOUND_BEFORE.values(), ids=BOUND_BEFORE)
+
+
+@both_ways
+@bound_before
+def test_the_last_tools_win(bound: Any, is_async: bool):
+    """Nothing is left of the tools that were bound before, nor of the choice among them."""
+    model = OpenAIStyle()
+    ask(bound(model).bind_tools([get_time]), is_async)
+    assert tool_names(model.received[0]) == ["get_time"]
+    assert "tool_choice" not in model.received[0]
+
+
+@both_ways
+@bound_before
+@pytest.mark.parametrize("include_raw", [False, True], ids=["parsed", "raw"])
+def test_structured_output_wins_over_tools(bound: Any, include_raw: bool, is_async: bool):
+    """The model is asked for the schema, not for the tools that were bound before."""
+    model = OpenAIStyle(replies=[GOOD])
+    structured = bound(model).with_structured_output(Weather, include_raw=include_raw)
+    answer = ask(structured, is_async)
+    assert (answer["parsed"] if include_raw else answer) == Weather(city="Oslo", degrees=4)
+    assert tool_names(model.received[0]) == ["Weather"]
+    assert model.received[0]["tool_choice"] == "any"
+
+
+class AsJSON(ScriptedChatModel):
+    """Gives structured output by a keyword of its own, with no tool."""
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
+        return self.bind(format="json") | JsonOutputParser()
+
+
+@both_ways
+def test_nothing_about_tools_survives_structured_output(is_async: bool):
+    """What structured output sets nothing in place of is gone too; other keywords stay."""
+    model = AsJSON(replies=['{"city": "Oslo"}'])
+    bound = model.bind(
+        tools=[{}], tool_choice="any", parallel_tool_calls=False, response_format={}, stop=["END"]
+    )
+    structured = gateway_over(bound, OpenAIStyle()).with_structured_output(Weather)
+    assert ask(structured, is_async) == {"city": "Oslo"}
+    assert model.received[0] == {"format": "json", "stop": ["END"]}
+
+
+def test_what_a_later_binding_sets_replaces_the_old():
+    """Also where the deployment is a gateway, whose own deployments are bound within."""
+    model = OpenAIStyle()
+    for deployment in (model, gateway_over(model)):
+        bound = deployment.bind(parallel_tool_calls=True, seed=1, stop=["END"])
+        gateway = gateway_over(bound, OpenAIStyle())
+        gateway.bind_tools([get_time], parallel_tool_calls=False, seed=2).invoke("hi")
+        settings = {k: v for k, v in model.received[-1].items() if k != "tools"}
+        assert settings == {"parallel_tool_calls": False, "seed": 2, "stop": ["END"]}
+
+
+@pytest.mark.parametrize("include_raw", [False, True], ids=["parsed", "raw"])
+def test_a_bindings_other_keywords_and_config_stay(include_raw: bool):
+    """`stop`, tags and a retry outlive structured output, wherever it puts the model."""
+    model = OpenAIStyle(replies=[ValueError(), GOOD])
+    retrying = model.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    bound = retrying.bind(stop=["END"]).with_config(tags=["mine"])
+    structured = gateway_over(bound, OpenAIStyle()).with_structured_output(
+        Weather, include_raw=include_raw
+    )
+    tags = TagsSeen()
+    structured.invoke("hi", {"callbacks": [tags]})
+    assert [received["stop"] for received in model.received] == [["END"]] * 2
+    assert tags.seen
+    assert all("mine" in each for each in tags.seen)
+
+
+class TagsSeen(BaseCallbackHandler):
+    """Notes the tags of the models' runs."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[str]] = []
+
+    def on_chat_model_start(self, *args: Any, tags: Any = None, **kwargs: Any) -> None:
+        self.seen.append(tags)
+
+
+def test_binding_again_and_again_adds_no_layer():
+    """A loop may bind anew for every turn."""
+    once = gateway_over(OpenAIStyle(), OpenAIStyle()).bind_tools([get_time])
+    again = once.bind_tools([get_weather]).bind_tools([get_time])
+    assert again == once
+
+
+@both_ways
+def test_fallbacks_around_a_gateway_are_bound_with_it(is_async: bool):
+    """LangChain binds what an annotation says gives a Runnable, and forgets the fallbacks else."""
+    dead, spare = OpenAIStyle(replies=[ValueError()]), OpenAIStyle(replies=[GOOD])
+    whole = gateway_over(dead, dead).with_fallbacks([spare])
+    assert ask(whole.bind_tools([get_time]), is_async) == GOOD
+    assert tool_names(spare.received[0]) == ["get_time"]
+    assert ask(whole.with_structured_output(Weather), is_async).city == "Oslo"
+    face = gateway_over(dead, dead).as_chat_model().with_fallbacks([spare])
+    assert ask(face.bind_tools([get_time]), is_async) == GOOD
+
+
+# --- what a client takes -------------------------------------------------------------------------
+
+
+class Picky(ScriptedChatModel):
+    """Its `bind_tools` names all it takes."""
+
+    def bind_tools(self, tools: Any, *, tool_choice: Any = None) -> Any:
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools])
+
+
+def of_package(package: str, model_class: type[ScriptedChatModel]) -> ScriptedChatModel:
+    """A model of a class that a provider's package defines."""
+    return type("ChatTheirs", (model_class,), {"__module__": f"{package}.chat_models"})()
+
+
+@pytest.mark.parametrize(
+    ("package", "unknown"),
+    [
+        ("langchain_aws", {"parallel_tool_calls"}),
+        ("langchain_cohere", {"parallel_tool_calls", "strict"}),
+        ("langchain_google_genai", {"parallel_tool_calls"}),
+        ("langchain_groq", set()),
+        ("langchain_huggingface", {"parallel_tool_calls", "strict"}),
+        ("langchain_mistralai", set()),
+        ("langchain_ollama", {"parallel_tool_calls"}),
+    ],
+)
+def test_a_client_is_bound_with_what_it_takes(package: str, unknown: set[str]):
+    """Some take any keyword when bound and fail with it in every call."""
+    model, wishes = of_package(package, OpenAIStyle), {"parallel_tool_calls": False, "strict": True}
+    gateway_over(model, OpenAIStyle()).bind_tools([get_time], **wishes).invoke("hi")
+    assert wishes.keys() - model.received[0].keys() == unknown
+
+
+def test_a_wish_that_a_signature_does_not_take_is_left_out_with_one_debug_line(
+    caplog: pytest.LogCaptureFixture,
+):
+    """The others get it, and the log says who went without."""
+    caplog.set_level("DEBUG", "langchain_model_gateway")
+    picky, free = Picky(replies=[ValueError()]), OpenAIStyle()
+    bound = gateway_over(picky, free).bind_tools([get_time], parallel_tool_calls=False, strict=True)
+    assert caplog.record_tuples == [
+        (
+            "langchain_model_gateway",
+            logging.DEBUG,
+            "weak is bound without parallel_tool_calls and strict: Picky does not take it",
+        )
+    ]
+    bound.invoke("hi")
+    assert tool_names(picky.received[0]) == ["get_time"]
+    assert free.received[0]["strict"] is True
+
+
+def test_a_keyword_that_is_no_mere_wish_is_not_left_out():
+    """A typo is the caller's to see."""
+    with pytest.raises(TypeError, match="tool_choise"):
+        gateway_over(Picky(), Picky()).bind_tools([get_time], tool_choise="any")
 
 
 # --- what a deployment may be --------------------------------------------------------------------
