@@ -47,7 +47,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         preference = kwargs.pop(PREFERENCE, None)
         if preference is None and config is not None:
             preference = _configured_preference(config)
-        if preference is None:
+        if preference is None or preference == "":  # given "", whatever the config says
             preference = self.model_preference
         return Call(self._routing, preference)
 

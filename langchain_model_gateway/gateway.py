@@ -1,25 +1,32 @@
 """`GatewayRunnable`: what a gateway is made of, shows of itself and turns into."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
 from langchain_core.load.load import InitValidator
 from langchain_core.load.serializable import Serializable, SerializedConstructor
-from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.utils import get_unique_config_specs
 from langchain_core.utils.pydantic import TypeBaseModel
-from pydantic import ConfigDict, PrivateAttr, field_validator
+from pydantic import ConfigDict, PrivateAttr, field_validator, model_validator
 from typing_extensions import override
 
 from langchain_model_gateway import diagnosis, display, serialization
+from langchain_model_gateway._arguments import (
+    CLASS_NOT_INSTANCE,
+    Seconds,
+    shown,
+    unknown_name,
+    written_out,
+)
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.drivers import PREFERENCE, RoutedCalls
 from langchain_model_gateway.health import Health, HealthState
-from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy, Seconds
+from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy
 from langchain_model_gateway.routing import Routing, RoutingPlan, logger
 from langchain_model_gateway.timing import Clock
 
@@ -41,14 +48,15 @@ class GatewayRunnable(RoutedCalls):
     Args:
         models: The deployments in the order to try them, as `ModelDeployment`s or dicts with the
             same keys.
-        model_preference: The deployment to try first where the caller names none.
+        model_preference: The deployment to try first where the caller names none; one of a gateway
+            inside another's deployment is "outer/inner", as in all names.
         strict_preference: Whether a preference that is no deployment's name is a `ValueError`;
             otherwise it is ignored with a warning.
         exceptions_to_handle: The exceptions on which the next deployment is tried. Cancellation,
             `KeyboardInterrupt` and LangGraph's interrupts are never among them.
         retry: Retry a deployment on retryable errors before going to the next.
-        cooldown: Let deployments that keep failing rest.
-        timeout: Seconds for a whole call, over all attempts and waits.
+        cooldown: Do not call deployments that keep failing for a while.
+        timeout: Seconds (or a `timedelta`) for a whole call, over all attempts and waits.
         reject: Answers that count as failures: any of "empty", "content_filter", "length",
             "refusal" and "truncated".
 
@@ -85,13 +93,27 @@ class GatewayRunnable(RoutedCalls):
 
     # --- construction ------------------------------------------------------------------------
 
+    @written_out
+    def __init__(
+        self,
+        models: Sequence[ModelDeployment | DeploymentDict],
+        *,
+        model_preference: str | None = None,
+        strict_preference: bool = False,
+        exceptions_to_handle: Sequence[type[BaseException]] | type[BaseException] = (Exception,),
+        retry: RetryPolicy | None = None,
+        cooldown: CooldownPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        reject: Collection[Rejection] | Rejection = (),
+    ) -> None: ...
+
     @field_validator("models", mode="before")
     @classmethod
     def _check_models(cls, value: object) -> tuple[ModelDeployment, ...]:
         # A tuple is how a gateway keeps its own deployments, and what a copy hands in.
         is_own = isinstance(value, tuple) and all(isinstance(e, ModelDeployment) for e in value)
         if not (isinstance(value, list) or is_own):
-            raise ValueError(f"models is a list of deployments, got {type(value).__name__}")
+            raise ValueError(f"models is a list of deployments, got {_kind(value)}")
         entries: list[object] = list(value)  # type: ignore[call-overload]
         models = tuple(ModelDeployment.from_entry(i, entry) for i, entry in enumerate(entries))
         if not models:
@@ -124,14 +146,15 @@ class GatewayRunnable(RoutedCalls):
                 raise ValueError(
                     "exceptions_to_handle is a tuple of exception classes, got "
                     f"{getattr(each, '__name__', type(each).__name__)}"
+                    + (" (an instance)" if isinstance(each, BaseException) else "")
                 )
         return classes
 
-    def __init__(self, **data: Any) -> None:
-        super().__init__(**data)
+    @model_validator(mode="after")
+    def _warn(self) -> Self:
         if len(self.models) == 1:
             logger.warning(
-                "the gateway has one deployment only (%s): there is nobody to fall over to",
+                "the gateway has one deployment only (%s): there is nothing to fall back to",
                 one_line(self.models[0].model_name, 60),
             )
         for deployment in self.models:
@@ -143,6 +166,7 @@ class GatewayRunnable(RoutedCalls):
                         window,
                         one_line(deployment.model_name, 60),
                     )
+        return self
 
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
     @cached_property
@@ -227,11 +251,26 @@ class GatewayRunnable(RoutedCalls):
         """The deployments' names in list order."""
         return tuple(deployment.model_name for deployment in self.models)
 
+    def _by_name(self) -> dict[str, ModelDeployment]:
+        """Every deployment; one of a gateway inside another's deployment as "outer/inner"."""
+        own = {deployment.model_name: deployment for deployment in self.models}
+        inner = {
+            f"{outer}/{name}": each
+            for outer, deployment in own.items()
+            if isinstance(deployment.core, GatewayRunnable)
+            for name, each in deployment.core._by_name().items()  # noqa: SLF001 - its own kind
+        }
+        return own | inner | own
+
     def __getitem__(self, model_name: str) -> ModelDeployment:
+        known = self._by_name()
         try:
-            return self._routing.deployments[model_name]
-        except KeyError:
-            raise KeyError(f"no deployment {model_name!r}; there are: {self.model_names}") from None
+            return known[model_name]
+        except (KeyError, TypeError):
+            raise KeyError(unknown_name(model_name, known)) from None
+
+    def __contains__(self, model_name: object) -> bool:
+        return isinstance(model_name, str) and model_name in self._by_name()
 
     def __len__(self) -> int:
         return len(self.models)
@@ -252,6 +291,10 @@ class GatewayRunnable(RoutedCalls):
         Raises:
             ValueError: If `at` is naive, or the preference unknown and preference is strict.
         """
+        if at is not None and not isinstance(at, datetime):
+            raise ValueError(
+                f"at is an aware datetime, such as datetime(..., tzinfo=UTC), got {shown(at)}"
+            )
         if at is not None and at.utcoffset() is None:
             raise ValueError(
                 f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
@@ -398,6 +441,14 @@ class GatewayRunnable(RoutedCalls):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # By way of the constructor, for fresh state; the models' clients are shared.
         return type(self)(**dict(self))
+
+
+def _kind(value: object) -> str:
+    """What came in place of a list of deployments."""
+    if isinstance(value, type):
+        return f"{one_line(value.__name__, 60)}, {CLASS_NOT_INSTANCE}"
+    is_one = isinstance(value, (tuple, Mapping, ModelDeployment, Runnable))
+    return type(value).__name__ + ("; write a list: models=[...]" if is_one else "")
 
 
 def _refuse_duplicates(models: Sequence[ModelDeployment]) -> None:

@@ -78,11 +78,16 @@ class Routing:
             if (preferred := self._named(preference)) is None:
                 return self.order(None)
             order = (preferred, *(each for each in order if each is not preferred))
+            order = tuple(each.asked_for(str(preference)) for each in order)
         return self._orders.setdefault(preference, order)
 
     def _named(self, name: object) -> ModelDeployment | None:
-        if isinstance(name, str) and (deployment := self.deployments.get(name)) is not None:
-            return deployment
+        if isinstance(name, str):
+            if name in self.deployments:
+                return self.deployments[name]
+            for deployment in self.deployments.values():
+                if deployment.inner_name(name) is not None:
+                    return deployment
         shown = one_line(name, 60) if isinstance(name, str) else type(name).__name__
         known = ", ".join(one_line(each, 60) for each in self.deployments)
         if self.strict_preference:
