@@ -1,8 +1,9 @@
 """How the package's classes take their arguments: written out for people, checked by pydantic."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Annotated, Any, Final, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -14,8 +15,11 @@ Init = TypeVar("Init", bound=Callable[..., None])
 
 CLASS_NOT_INSTANCE: Final = "a class, not an instance; did you forget the parentheses?"
 
-_RETRY: Final = "retry=RetryPolicy(max_attempts=...) of the gateway"
-_COOLDOWN: Final = "cooldown=CooldownPolicy(...) of the gateway"
+CALL_KEYWORDS: Final = ("model_preference", "model_fallback")
+"""What a call of a gateway takes besides the models' own keywords."""
+
+_RETRY: Final = "retry=RetryPolicy(max_attempts=...)"
+_COOLDOWN: Final = "cooldown=CooldownPolicy(...)"
 MEANT: Final[Mapping[str, Mapping[str, str]]] = {
     "GatewayRunnable": {
         **dict.fromkeys(("max_retries", "num_retries", "retries", "max_attempts"), _RETRY),
@@ -25,8 +29,10 @@ MEANT: Final[Mapping[str, Mapping[str, str]]] = {
         "tz": "timezone= of a TimeWindow",
     },
     "ModelDeployment": {
-        **dict.fromkeys(("max_retries", "num_retries", "retries", "retry"), _RETRY),
-        "cooldown": _COOLDOWN,
+        **dict.fromkeys(
+            ("max_retries", "num_retries", "retries", "retry"), f"the gateway's {_RETRY}"
+        ),
+        "cooldown": f"the gateway's {_COOLDOWN}",
         "name": "model_name",
         **dict.fromkeys(("llm", "chat_model", "runnable"), "model"),
         **dict.fromkeys(("hours", "windows", "restricted_hours"), "time_constraints"),
@@ -108,20 +114,43 @@ def is_unknown_key(detail: ErrorDetails) -> bool:
     return detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1
 
 
-def check_keys(cls: type[BaseModel], value: object) -> None:
-    """Refuse keys that a class does not have, if it is to be made of a mapping.
+def check_keywords(keywords: Mapping[str, object]) -> None:
+    """Refuse a call's keyword that is the gateway's own, misspelt; all others are the models'.
+
+    Raises:
+        TypeError: If there is one; tells which was meant.
+    """
+    for keyword in keywords:
+        if (meant := _misspelt(keyword)) is not None:
+            raise TypeError(
+                f"a call has no keyword {one_line(keyword, 60)!r}; did you mean {meant}?"
+            )
+
+
+@lru_cache(maxsize=256)
+def _misspelt(keyword: str) -> str | None:
+    """The gateway's own keyword that is meant, if one is."""
+    if keyword in {"preference", "prefer", "preferred", "preferred_model"}:
+        return "model_preference"
+    return None if keyword in CALL_KEYWORDS else nearest(keyword, CALL_KEYWORDS, 0.8)
+
+
+def check_keys(cls: type[BaseModel], value: Mapping[Any, Any]) -> None:
+    """Refuse keys that a class does not have.
 
     Raises:
         ValueError: If there is one; tells what was probably meant.
     """
-    if isinstance(value, Mapping) and (unknown := value.keys() - cls.model_fields.keys()):
-        raise ValueError("; ".join(unknown_key(cls, key) for key in value if key in unknown))
+    known = cls.__pydantic_fields__.keys()
+    if not value.keys() <= known:
+        unknown = [unknown_key(cls, key) for key in value if key not in known]
+        raise ValueError("; ".join(unknown))
 
 
 def unknown_key(cls: type[BaseModel], key: object) -> str:
     """Tell that a class has no such key, what was probably meant, and what it has."""
     meant = MEANT.get(cls.__name__, {}).get(key) if isinstance(key, str) else None
-    return unknown_name(key, cls.model_fields, meant)
+    return unknown_name(key, inspect.signature(cls).parameters, meant)
 
 
 def unknown_name(name: object, known: Iterable[str], meant: str | None = None) -> str:
@@ -137,12 +166,12 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(one_line(each, 60) for each in names)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like `name`, if one is."""
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known name that is most like `name`, if one is at least so much."""
     from difflib import get_close_matches  # noqa: PLC0415 - only for an error
 
     by_lower = {each.lower(): each for each in known}
-    matches = get_close_matches(name[:100].lower(), by_lower, n=1)
+    matches = get_close_matches(name[:100].lower(), by_lower, 1, likeness)
     return one_line(by_lower[matches[0]], 60) if matches else None
 
 

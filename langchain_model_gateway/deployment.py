@@ -171,21 +171,22 @@ class ModelDeployment(BaseModel):
         except ValidationError as error:
             raise ValueError(f"{where}: {_complaints(cls, error)}") from None
 
-    def inner_name(self, path: str) -> str | None:
-        """What is left of "outer/inner" where this deployment is outer and has inner inside."""
-        name = path.removeprefix(f"{self.model_name}/")
-        is_inside = name != path and isinstance(self.core, Container) and name in self.core
-        return name if is_inside else None
+    def by_path(self) -> dict[str, "ModelDeployment"]:
+        """This deployment under its name, and those of a gateway inside it as "outer/inner"."""
+        inner = getattr(self.core, "models", ()) if isinstance(self.core, Container) else ()
+        found = [pair for each in inner for pair in each.by_path().items()]
+        return {self.model_name: self} | {f"{self.model_name}/{path}": d for path, d in found}
 
     def asked_for(self, path: str) -> Self:
         """This deployment in a call that prefers `path`.
 
-        A gateway inside prefers its own part of the path, if there is one, and in no case reads
-        the outer's preference out of the config.
+        A gateway inside prefers its own part of the path, if there is one; it never takes the outer
+        one's preference from the config for its own.
         """
         if not isinstance(self.core, Container):
             return self
-        return self.adapted("bind", model_preference=self.inner_name(path) or "")
+        inner = path.removeprefix(f"{self.model_name}/") if path in self.by_path() else path
+        return self.adapted("bind", model_preference="" if inner == path else inner)
 
     def restriction(self, now: datetime) -> SkippedModel | None:
         """Why this deployment may not be used at `now`, or `None` if it may."""

@@ -22,6 +22,7 @@ from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
+from langchain_model_gateway._arguments import check_keywords
 from langchain_model_gateway.call import Call, Wait
 from langchain_model_gateway.routing import Routing
 from langchain_model_gateway.timing import aclose, cancellations, check_cancellation, close
@@ -45,6 +46,8 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
         """Begin a call; takes the preference out of `kwargs`, which are the models' own."""
         preference = kwargs.pop(PREFERENCE, None)
+        if kwargs:
+            check_keywords(kwargs)
         if preference is None and config is not None:
             preference = _configured_preference(config)
         if preference is None or preference == "":  # given "", whatever the config says

@@ -59,6 +59,7 @@ class GatewayRunnable(RoutedCalls):
         timeout: Seconds (or a `timedelta`) for a whole call, over all attempts and waits.
         reject: Answers that count as failures: any of "empty", "content_filter", "length",
             "refusal" and "truncated".
+        name: What its runs are called in a trace.
 
     Raises:
         ValidationError: If an argument is malformed.
@@ -105,6 +106,7 @@ class GatewayRunnable(RoutedCalls):
         cooldown: CooldownPolicy | None = None,
         timeout: float | timedelta | None = None,
         reject: Collection[Rejection] | Rejection = (),
+        name: str | None = None,
     ) -> None: ...
 
     @field_validator("models", mode="before")
@@ -254,13 +256,7 @@ class GatewayRunnable(RoutedCalls):
     def _by_name(self) -> dict[str, ModelDeployment]:
         """Every deployment; one of a gateway inside another's deployment as "outer/inner"."""
         own = {deployment.model_name: deployment for deployment in self.models}
-        inner = {
-            f"{outer}/{name}": each
-            for outer, deployment in own.items()
-            if isinstance(deployment.core, GatewayRunnable)
-            for name, each in deployment.core._by_name().items()  # noqa: SLF001 - its own kind
-        }
-        return own | inner | own
+        return {**own, **dict(pair for d in self.models for pair in d.by_path().items()), **own}
 
     def __getitem__(self, model_name: str) -> ModelDeployment:
         known = self._by_name()

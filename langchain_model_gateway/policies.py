@@ -1,5 +1,6 @@
 """What a gateway may do beyond falling back: data, validated and frozen."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -26,12 +27,13 @@ class _Policy(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_form(cls, value: object) -> object:
-        check_keys(cls, value)
-        if isinstance(value, type):
+        if isinstance(value, Mapping):
+            check_keys(cls, value)
+        elif isinstance(value, type):
             raise ValueError(f"got {CLASS_NOT_INSTANCE}")
-        if isinstance(value, bool):
+        elif isinstance(value, bool):
             raise ValueError(f"write {cls.__name__}(), or None for none; got {value}")
-        if isinstance(value, (int, float, timedelta)):
+        elif isinstance(value, (int, float, timedelta)):
             raise ValueError(f"write {cls.__name__}({cls._main}={value!r}), got {value!r}")
         return value
 

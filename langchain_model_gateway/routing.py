@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from langchain_core.exceptions import ModelTimeoutError
 
-from langchain_model_gateway._text import one_line
+from langchain_model_gateway._arguments import unknown_name
 from langchain_model_gateway.answers import EmptyStreamError, RejectedAnswerError
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import SkippedModel, is_control_flow
@@ -82,19 +82,16 @@ class Routing:
         return self._orders.setdefault(preference, order)
 
     def _named(self, name: object) -> ModelDeployment | None:
-        if isinstance(name, str):
-            if name in self.deployments:
-                return self.deployments[name]
-            for deployment in self.deployments.values():
-                if deployment.inner_name(name) is not None:
-                    return deployment
-        shown = one_line(name, 60) if isinstance(name, str) else type(name).__name__
-        known = ", ".join(one_line(each, 60) for each in self.deployments)
+        paths = {path: each for each in self.deployments.values() for path in each.by_path()}
+        if (
+            isinstance(name, str)
+            and (found := (paths | {**self.deployments}).get(name)) is not None
+        ):
+            return found
+        unknown = unknown_name(name, paths)
         if self.strict_preference:
-            raise ValueError(
-                f"model_preference {shown!r} is no deployment's name; use one of: {known}"
-            )
-        logger.warning("ignored model_preference %r: the deployments are: %s", shown, known)
+            raise ValueError(f"model_preference: {unknown}")
+        logger.warning("ignored model_preference: %s", unknown)
         return None
 
     def handles(self, error: Exception) -> bool:

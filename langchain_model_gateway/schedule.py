@@ -69,7 +69,9 @@ class TimeWindow(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_form(cls, value: object) -> object:
-        if isinstance(value, (Mapping, TimeWindow)):
+        if isinstance(value, TimeWindow):
+            return value
+        if isinstance(value, Mapping):
             check_keys(cls, value)
             return value
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:  # noqa: PLR2004
