@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
@@ -34,7 +35,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
+class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
     """The calls of a gateway; who is asked, and when, its routing decides."""
 
     model_preference: str | None = None
@@ -57,15 +58,15 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     @override
     def invoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
+    ) -> AIMessage:
         run = Run(self, input, config)
         if not run.is_heard:
             return self._invoke(run, kwargs)
         with run:
             run.output = self._invoke(run, kwargs)
-        return run.output
+        return run.output  # type: ignore[no-any-return]
 
-    def _invoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
+    def _invoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call = self._call(run.config, kwargs)
         for step in call.steps():
             if isinstance(step, Wait):
@@ -80,20 +81,20 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 if not call.failed(error):
                     raise
                 run.fell_over(call.failures)
-        return call.answer
+        return call.answer  # type: ignore[no-any-return]
 
     @override
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
+    ) -> AIMessage:
         run = Run(self, input, config)
         if not run.is_heard:
             return await self._ainvoke(run, kwargs)
         async with run:
             run.output = await self._ainvoke(run, kwargs)
-        return run.output
+        return run.output  # type: ignore[no-any-return]
 
-    async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
+    async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call, before = self._call(run.config, kwargs), cancellations()
         for step in call.steps():
             if isinstance(step, Wait):
@@ -110,12 +111,12 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 if not call.failed(error):
                     raise
                 await run.afell_over(call.failures)
-        return call.answer
+        return call.answer  # type: ignore[no-any-return]
 
     @override
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Generator[Any, None, None]:
+    ) -> Generator[AIMessageChunk, None, None]:
         run = Run(self, input, config)
         chunks = self._chunks(run, kwargs)
         return run.recorded(chunks) if run.is_heard else chunks
@@ -147,7 +148,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     @override
     def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[AIMessageChunk, None]:
         run = Run(self, input, config)
         chunks = self._achunks(run, kwargs)
         return run.arecorded(chunks) if run.is_heard else chunks
@@ -185,7 +186,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         input: AsyncIterator[LanguageModelInput],
         config: RunnableConfig | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncIterator[AIMessageChunk]:
         # The base class leaves the inner stream open when its reader goes away.
         parts = [part async for part in input]
         if parts:
@@ -201,7 +202,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         *,
         return_exceptions: bool = False,
         **kwargs: Any,
-    ) -> list[Any]:
+    ) -> list[AIMessage]:
         begun = self._begun(inputs, config, kwargs, return_exceptions=return_exceptions)
         async with begun as tasks:
             return [answer for _, answer in await asyncio.gather(*tasks)]
@@ -214,7 +215,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         *,
         return_exceptions: bool = False,
         **kwargs: Any,
-    ) -> AsyncGenerator[tuple[int, Any], None]:
+    ) -> AsyncGenerator[tuple[int, AIMessage], None]:
         begun = self._begun(inputs, config, kwargs, return_exceptions=return_exceptions)
         async with begun as tasks:
             for task in asyncio.as_completed(tasks):
@@ -235,7 +236,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
         async def answer(position: int) -> tuple[int, Any]:
             try:
-                output = await self.ainvoke(inputs[position], configs[position], **kwargs)
+                output: Any = await self.ainvoke(inputs[position], configs[position], **kwargs)
             except Exception as error:
                 if not return_exceptions:
                     raise

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.load.load import InitValidator
 from langchain_core.load.serializable import Serializable, SerializedConstructor
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
@@ -231,7 +232,9 @@ class GatewayRunnable(RoutedCalls):
         """
         return self._adapted("bind_tools", tools, **kwargs)
 
-    def with_structured_output(self, schema: Any, **kwargs: Any) -> "GatewayRunnable":
+    def with_structured_output(
+        self, schema: Any, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
         """A gateway that answers with `schema`'s data, each deployment in its provider's own way.
 
         An answer that does not parse, or none, is a failure like any other. With
