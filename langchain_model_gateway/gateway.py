@@ -11,7 +11,7 @@ from langchain_core.load.serializable import Serializable, SerializedConstructor
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.utils import get_unique_config_specs
 from langchain_core.utils.pydantic import TypeBaseModel
-from pydantic import ConfigDict, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 from typing_extensions import override
 
 from langchain_model_gateway import diagnosis, display, serialization
@@ -314,6 +314,14 @@ class GatewayRunnable(RoutedCalls):
     @override
     def get_graph(self, config: RunnableConfig | None = None) -> "Graph":
         return display.gateway_graph(self, config)
+
+    @override
+    def __dir__(self) -> list[str]:
+        # What an editor offers; pydantic's own names work as ever and would hide ours.
+        own = vars(GatewayRunnable).keys()
+        return [
+            n for n in super().__dir__() if n[0] == "_" or n in own or not hasattr(BaseModel, n)
+        ]
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         plain = {

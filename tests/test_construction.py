@@ -822,6 +822,15 @@ def test_the_views() -> None:
     assert gateway["strong"].model is gateway.models[1].model
 
 
+def test_an_editor_is_offered_what_is_ours() -> None:
+    """`dir()` shows our names and a Runnable's, and leaves out what is only pydantic's."""
+    gateway = gateway_over(says("a"), says("b"))
+    shown = {name for name in dir(gateway) if not name.startswith("_")}
+    assert shown >= {"models", "retry", "model_names", "explain", "prefer", "invoke", "model_copy"}
+    assert not shown & {"parse_obj", "construct", "json", "model_dump", "schema", "validate"}
+    assert "prefer" in dir(gateway.as_chat_model())
+
+
 def test_an_unknown_name_is_a_key_error_that_lists_the_names() -> None:
     """Looking up nobody tells who there is."""
     with pytest.raises(KeyError, match=r"weak.*strong"):
