@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest lint format types notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo test test-lowest lint format types types-docs notebooks mutants bench instructions build wheel-test clean
 
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
@@ -27,9 +27,15 @@ format: .venv/.dev-ready ## Put the code's style right.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: .venv/.dev-ready ## Check the types.
+types: .venv/.dev-ready ## Check the types, and what mypy and pyright see of the API.
 	$(BIN)/mypy -p langchain_model_gateway -p demo
 	$(BIN)/mypy --strict tests/typing/api.py
+	$(BIN)/pyright
+
+types-docs: .venv/.dev-ready ## Check the types of the code in README and docs.
+	$(BIN)/python -m tests.typing.documents build/documents
+	$(BIN)/mypy --strict build/documents/*.py
+	$(BIN)/pyright build/documents/*.py
 
 notebooks: .venv/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \

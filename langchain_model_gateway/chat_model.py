@@ -96,7 +96,9 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         return GatewayRunnable.bind_tools(self, tools, **kwargs).bind()
 
     @override
-    def with_structured_output(self, schema: Any, **kwargs: Any) -> GatewayRunnable:
+    def with_structured_output(
+        self, schema: Any, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
         # Its answers are no messages, so it is no chat model.
         return self._recast(GatewayRunnable).with_structured_output(schema, **kwargs)
 

@@ -1,11 +1,10 @@
 """One named model and its limits."""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import Container, Mapping, Sequence
+from datetime import datetime, time, timedelta
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.load import dumpd
@@ -19,13 +18,38 @@ from pydantic import (
 )
 from typing_extensions import override
 
-from langchain_model_gateway._compat import provider_name
-from langchain_model_gateway._text import one_line
+from langchain_model_gateway._arguments import (
+    CLASS_NOT_INSTANCE,
+    Seconds,
+    is_unknown_key,
+    unknown_key,
+    written_out,
+)
+from langchain_model_gateway._text import one_line, redact
+from langchain_model_gateway.classify import quote
 from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.history import Client, client_of
-from langchain_model_gateway.policies import Seconds
-from langchain_model_gateway.schedule import Timetable, TimeWindow, restricted_until, timetables
+from langchain_model_gateway.schedule import (
+    Timetable,
+    TimeWindow,
+    WindowDict,
+    restricted_until,
+    timetables,
+)
 from langchain_model_gateway.wrappers import Adaption, innermost
+
+# Read by type checkers only: a pair may be a list, as JSON has it.
+Window = TimeWindow | WindowDict | tuple[str | time, str | time] | list[str] | list[time]
+
+
+class DeploymentDict(TypedDict):
+    """A `ModelDeployment` as a dict with the same keys."""
+
+    model_name: str
+    model: Runnable[Any, Any] | str
+    time_constraints: NotRequired[Sequence[Window] | None]
+    timeout: NotRequired[float | timedelta | None]
+    stall_timeout: NotRequired[float | timedelta | None]
 
 
 class ModelDeployment(BaseModel):
@@ -34,11 +58,13 @@ class ModelDeployment(BaseModel):
     Args:
         model_name: What the gateway, its logs and its answers call it; unique in a gateway.
         model: Any `Runnable` that takes what a chat model takes and returns a message: a chat
-            model, a bound one, a chain that ends in one, another gateway.
+            model, a bound one, a chain that ends in one, another gateway. A string such as
+            "openai:gpt-4o-mini" is made one by `langchain`'s `init_chat_model`.
         time_constraints: The windows in which it is not used, as `TimeWindow`s or `(start, end)`
-            pairs of "HH:MM" strings in UTC. `None` or `[]`: never restricted.
-        timeout: Seconds one attempt may take; in a stream, until the first real chunk.
-        stall_timeout: Seconds that may pass between two chunks of a stream.
+            pairs of "HH:MM" strings or `datetime.time`s in UTC. `None` or `[]`: never restricted.
+        timeout: Seconds (or a `timedelta`) one attempt may take; in a stream, until the first real
+            chunk.
+        stall_timeout: Seconds (or a `timedelta`) that may pass between two chunks of a stream.
 
     Raises:
         ValidationError: If a value is malformed or a key unknown.
@@ -53,6 +79,17 @@ class ModelDeployment(BaseModel):
     time_constraints: tuple[TimeWindow, ...] = ()
     timeout: Seconds | None = None
     stall_timeout: Seconds | None = None
+
+    @written_out
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        model: Runnable[Any, Any] | str,
+        time_constraints: Sequence[Window] | None = None,
+        timeout: float | timedelta | None = None,
+        stall_timeout: float | timedelta | None = None,
+    ) -> None: ...
 
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
     @cached_property
@@ -70,10 +107,7 @@ class ModelDeployment(BaseModel):
 
     @cached_property
     def _provider(self) -> str:
-        if isinstance(self._core, BaseChatModel):
-            with suppress(Exception):  # a stranger's code; a name is not worth a fallback
-                return str(provider_name(self._core) or self.model_class)
-        return self.model_class
+        return _provider_name(self._core) or self.model_class
 
     @field_validator("model_name", mode="before")
     @classmethod
@@ -87,6 +121,10 @@ class ModelDeployment(BaseModel):
     @field_validator("model", mode="before")
     @classmethod
     def _check_model(cls, value: object) -> Runnable[Any, Any]:
+        if isinstance(value, str) and value.strip():
+            return _model_from_string(value)
+        if isinstance(value, type):
+            raise ValueError(f"got {CLASS_NOT_INSTANCE}: {one_line(value.__name__, 60)}()")
         if not isinstance(value, Runnable):
             raise ValueError(
                 f"a model is a LangChain Runnable such as a chat model, got {type(value).__name__}"
@@ -125,7 +163,7 @@ class ModelDeployment(BaseModel):
         if not isinstance(entry, Mapping):
             raise ValueError(
                 f"models[{position}] is a ModelDeployment or a dict with the keys 'model_name' "
-                f"and 'model', got {type(entry).__name__}"
+                f"and 'model', got {_kind(entry)}"
             )
         name = entry.get("model_name")
         where = f"models[{position}]" + (
@@ -134,7 +172,24 @@ class ModelDeployment(BaseModel):
         try:
             return cls.model_validate(dict(entry))
         except ValidationError as error:
-            raise ValueError(f"{where}: {_complaints(error)}") from None
+            raise ValueError(f"{where}: {_complaints(cls, error)}") from None
+
+    def by_path(self) -> dict[str, "ModelDeployment"]:
+        """This deployment under its name, and those of a gateway inside it as "outer/inner"."""
+        inner = getattr(self.core, "models", ()) if isinstance(self.core, Container) else ()
+        found = [pair for each in inner for pair in each.by_path().items()]
+        return {self.model_name: self} | {f"{self.model_name}/{path}": d for path, d in found}
+
+    def asked_for(self, path: str) -> Self:
+        """This deployment in a call that prefers `path`.
+
+        A gateway inside prefers its own part of the path, if there is one; it never takes the outer
+        one's preference from the config for its own.
+        """
+        if not isinstance(self.core, Container):
+            return self
+        inner = path.removeprefix(f"{self.model_name}/") if path in self.by_path() else path
+        return self.adapted("bind", model_preference="" if inner == path else inner)
 
     def restriction(self, now: datetime) -> SkippedModel | None:
         """Why this deployment may not be used at `now`, or `None` if it may."""
@@ -254,17 +309,63 @@ def _same_model(one: Runnable[Any, Any], other: Runnable[Any, Any]) -> bool:
         return False
 
 
-def _complaints(error: ValidationError) -> str:
+def _provider_name(model: Runnable[Any, Any]) -> str | None:
+    """Who serves a chat model, as it tells; whatever goes wrong, a name is not worth a call."""
+    if not isinstance(model, BaseChatModel):
+        return None
+    try:
+        name = model._get_ls_params().get("ls_provider")  # noqa: SLF001
+    except Exception:  # noqa: BLE001 - any model's own code
+        return None
+    return one_line(name, 60) if isinstance(name, str) else None
+
+
+def _model_from_string(text: str) -> Runnable[Any, Any]:
+    """A chat model as `langchain` makes it of "openai:gpt-4o-mini".
+
+    Raises:
+        ValueError: If it cannot; says what to install, and never shows `text`, which could be
+            a key.
+    """
+    try:
+        from langchain.chat_models import init_chat_model  # noqa: PLC0415 - only for strings
+    except ImportError:
+        raise ValueError(
+            "a model given as a string, such as 'openai:gpt-4o-mini', is made by langchain: "
+            "pip install langchain"
+        ) from None
+    try:
+        model: Runnable[Any, Any] = init_chat_model(text)
+    except Exception as error:  # noqa: BLE001 - any provider's own code
+        is_bare = isinstance(error, ValidationError)
+        told = quote(error) if is_bare else redact(str(error).replace(text, "..."))
+        raise ValueError(
+            "langchain's init_chat_model makes no model of this string; it takes "
+            f"'provider:model' such as 'openai:gpt-4o-mini': {one_line(told, 200)}"
+        ) from None
+    return model
+
+
+def _kind(entry: object) -> str:
+    """What came in place of a deployment."""
+    if isinstance(entry, type):
+        return f"{one_line(entry.__name__, 60)}, {CLASS_NOT_INSTANCE}"
+    if isinstance(entry, Runnable):
+        kind = type(entry).__name__
+        return f'{kind} without a name; write {{"model_name": "...", "model": {kind}(...)}}'
+    return type(entry).__name__
+
+
+def _complaints(cls: type[BaseModel], error: ValidationError) -> str:
     """A validation error on one line: where in the entry, and what is wrong."""
     lines = []
-    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+    for detail in error.errors(include_url=False, include_context=False):
         first, *rest = detail["loc"] or ("",)
         path = str(first) + "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in rest)
-        match detail["type"]:
-            case "missing":
-                lines.append(f"the key {path!r} is missing")
-            case "extra_forbidden":
-                lines.append(f"the key {one_line(path, 60)!r} is unknown")
-            case _:
-                lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}")
+        if detail["type"] == "missing":
+            lines.append(f"the key {path!r} is missing")
+        elif is_unknown_key(detail):
+            lines.append(f"the key {unknown_key(cls, first)}")
+        else:
+            lines.append(f"{path}: {detail['msg'].removeprefix('Value error, ')}")
     return "; ".join(lines)

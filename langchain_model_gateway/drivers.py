@@ -18,10 +18,12 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
+from langchain_model_gateway._arguments import check_keywords
 from langchain_model_gateway.call import Call, Wait
 from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
 from langchain_model_gateway.routing import Routing
@@ -34,7 +36,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
+class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
     """The calls of a gateway; who is asked, and when, its routing decides."""
 
     model_preference: str | None = None
@@ -48,9 +50,11 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
         preference = _setting(PREFERENCE, config, kwargs)
-        if preference is None:
-            preference = self.model_preference
         fallback = _setting(FALLBACK, config, kwargs)
+        if kwargs:
+            check_keywords(kwargs)
+        if preference is None or preference == "":  # given "", whatever the config says
+            preference = self.model_preference
         if fallback is None:
             fallback = self.model_fallback
         return Call(self._routing, preference, fallback=fallback)
@@ -58,15 +62,15 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     @override
     def invoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
+    ) -> AIMessage:
         run = Run(self, input, config)
         if not run.has_listeners:
             return self._invoke(run, kwargs)
         with run:
             run.output = self._invoke(run, kwargs)
-        return run.output
+        return run.output  # type: ignore[no-any-return]
 
-    def _invoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
+    def _invoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call = self._call(run.config, kwargs)
         guards = call.routing.guards
         for step in call.steps():
@@ -86,20 +90,20 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 if not step.failed(error):
                     raise
                 run.report_failure(call.failures)
-        return call.answer
+        return call.answer  # type: ignore[no-any-return]
 
     @override
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
+    ) -> AIMessage:
         run = Run(self, input, config)
         if not run.has_listeners:
             return await self._ainvoke(run, kwargs)
         async with run:
             run.output = await self._ainvoke(run, kwargs)
-        return run.output
+        return run.output  # type: ignore[no-any-return]
 
-    async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
+    async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call, before = self._call(run.config, kwargs), cancellations()
         guards = call.routing.guards
         for step in call.steps():
@@ -118,12 +122,12 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 if not step.failed(error):
                     raise error  # noqa: B904 - it is `raised`, or what is behind it
                 await run.areport_failure(call.failures)
-        return call.answer
+        return call.answer  # type: ignore[no-any-return]
 
     @override
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Generator[Any, None, None]:
+    ) -> Generator[AIMessageChunk, None, None]:
         run = Run(self, input, config)
         chunks = self._chunks(run, kwargs)
         return run.recorded(chunks) if run.has_listeners else chunks
@@ -157,7 +161,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     @override
     def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[AIMessageChunk, None]:
         run = Run(self, input, config)
         chunks = self._achunks(run, kwargs)
         return run.arecorded(chunks) if run.has_listeners else chunks
@@ -197,7 +201,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         input: AsyncIterator[LanguageModelInput],
         config: RunnableConfig | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncIterator[AIMessageChunk]:
         # The base class leaves the inner stream open when its reader goes away.
         parts = [part async for part in input]
         if parts:
@@ -213,7 +217,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         *,
         return_exceptions: bool = False,
         **kwargs: Any,
-    ) -> list[Any]:
+    ) -> list[AIMessage]:
         begun = self._begun(inputs, config, kwargs, return_exceptions=return_exceptions)
         async with begun as tasks:
             return [answer for _, answer in await asyncio.gather(*tasks)]
@@ -226,7 +230,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         *,
         return_exceptions: bool = False,
         **kwargs: Any,
-    ) -> AsyncGenerator[tuple[int, Any], None]:
+    ) -> AsyncGenerator[tuple[int, AIMessage], None]:
         begun = self._begun(inputs, config, kwargs, return_exceptions=return_exceptions)
         async with begun as tasks:
             for task in asyncio.as_completed(tasks):
@@ -247,7 +251,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
         async def answer(position: int) -> tuple[int, Any]:
             try:
-                output = await self.ainvoke(inputs[position], configs[position], **kwargs)
+                output: Any = await self.ainvoke(inputs[position], configs[position], **kwargs)
             except Exception as error:
                 if not return_exceptions:
                     raise

@@ -1,21 +1,29 @@
 """`GatewayRunnable`: what a gateway is made of, shows of itself and turns into."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.load import InitValidator, Serializable
 from langchain_core.load.serializable import SerializedConstructor
-from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.utils import get_unique_config_specs
-from pydantic import ConfigDict, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 from typing_extensions import override
 
 from langchain_model_gateway import diagnosis, display, loading, serialization
+from langchain_model_gateway._arguments import (
+    CLASS_NOT_INSTANCE,
+    Seconds,
+    shown,
+    unknown_name,
+    written_out,
+)
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
 from langchain_model_gateway.guards import Guards
@@ -25,7 +33,6 @@ from langchain_model_gateway.policies import (
     RejectFunction,
     Rejection,
     RetryPolicy,
-    Seconds,
     check_rejection,
 )
 from langchain_model_gateway.routing import Routing, RoutingPlan, Rules
@@ -51,19 +58,22 @@ class GatewayRunnable(RoutedCalls):
     Args:
         models: The deployments in the order to try them, as `ModelDeployment`s or dicts with the
             same keys.
-        model_preference: The deployment to try first where the caller names none.
+        model_preference: The deployment to try first where the caller names none; one of a gateway
+            inside another's deployment is "outer/inner", as in all names.
+        model_fallback: Whether another deployment is tried when the first choice fails.
         strict_preference: Whether a preference that is no deployment's name is a `ValueError`;
             otherwise it is ignored with a warning.
         exceptions_to_handle: The exceptions on which the next deployment is tried. Cancellation,
             `KeyboardInterrupt` and LangGraph's interrupts are never among them.
         retry: Retry a deployment on retryable errors before going to the next.
-        cooldown: Let deployments that keep failing rest.
-        timeout: Seconds for a whole call, over all attempts and waits.
+        cooldown: Do not call deployments that keep failing for a while.
+        timeout: Seconds (or a `timedelta`) for a whole call, over all attempts and waits.
         reject: Answers that count as failures: any of "empty", "content_filter", "length",
             "refusal", "error" and "truncated", and functions `AIMessage -> bool` (true: rejected;
             in a stream asked at its end). What such a function raises is raised to the caller.
         translate_history: Whether messages that another kind of client made, and cache marks that
             a client does not know, are translated for it.
+        name: What its runs are called in a trace.
 
     Raises:
         ValidationError: If an argument is malformed.
@@ -99,13 +109,30 @@ class GatewayRunnable(RoutedCalls):
 
     # --- construction ------------------------------------------------------------------------
 
+    @written_out
+    def __init__(
+        self,
+        models: Sequence[ModelDeployment | DeploymentDict],
+        *,
+        model_preference: str | None = None,
+        model_fallback: bool = True,
+        strict_preference: bool = False,
+        exceptions_to_handle: Sequence[type[BaseException]] | type[BaseException] = (Exception,),
+        retry: RetryPolicy | None = None,
+        cooldown: CooldownPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        reject: Collection[Rejection | RejectFunction] | Rejection | RejectFunction = (),
+        translate_history: bool = True,
+        name: str | None = None,
+    ) -> None: ...
+
     @field_validator("models", mode="before")
     @classmethod
     def _check_models(cls, value: object) -> tuple[ModelDeployment, ...]:
         # A tuple is how a gateway keeps its own deployments, and what a copy hands in.
         is_own = isinstance(value, tuple) and all(isinstance(e, ModelDeployment) for e in value)
         if not (isinstance(value, list) or is_own):
-            raise ValueError(f"models is a list of deployments, got {type(value).__name__}")
+            raise ValueError(f"models is a list of deployments, got {_kind(value)}")
         entries: list[object] = list(value)  # type: ignore[call-overload]
         models = tuple(ModelDeployment.from_entry(i, entry) for i, entry in enumerate(entries))
         if not models:
@@ -139,14 +166,15 @@ class GatewayRunnable(RoutedCalls):
                 raise ValueError(
                     "exceptions_to_handle is a tuple of exception classes, got "
                     f"{getattr(each, '__name__', type(each).__name__)}"
+                    + (" (an instance)" if isinstance(each, BaseException) else "")
                 )
         return classes
 
-    def __init__(self, **data: Any) -> None:
-        super().__init__(**data)
+    @model_validator(mode="after")
+    def _warn(self) -> Self:
         if len(self.models) == 1:
             logger.warning(
-                "the gateway has one deployment only (%s): there is nobody to fall over to",
+                "the gateway has one deployment only (%s): there is nothing to fall back to",
                 one_line(self.models[0].model_name, 60),
             )
         for deployment in self.models:
@@ -158,6 +186,7 @@ class GatewayRunnable(RoutedCalls):
                         window,
                         one_line(deployment.model_name, 60),
                     )
+        return self
 
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
     @cached_property
@@ -235,7 +264,9 @@ class GatewayRunnable(RoutedCalls):
         # Not typed `Self`: fallbacks around look for a Runnable in the annotation.
         return self._adapted("bind_tools", tools, **kwargs)
 
-    def with_structured_output(self, schema: Any, **kwargs: Any) -> "GatewayRunnable":
+    def with_structured_output(
+        self, schema: Any, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
         """A gateway that answers with `schema`'s data, each deployment in its provider's own way.
 
         An answer that does not parse, or none, is a failure like any other. With
@@ -258,11 +289,20 @@ class GatewayRunnable(RoutedCalls):
         """The deployments' names in list order."""
         return tuple(deployment.model_name for deployment in self.models)
 
+    def _by_name(self) -> dict[str, ModelDeployment]:
+        """Every deployment; one of a gateway inside another's deployment as "outer/inner"."""
+        own = {deployment.model_name: deployment for deployment in self.models}
+        return {**own, **dict(pair for d in self.models for pair in d.by_path().items()), **own}
+
     def __getitem__(self, model_name: str) -> ModelDeployment:
+        known = self._by_name()
         try:
-            return self.models[self.model_names.index(model_name)]
-        except ValueError:
-            raise KeyError(f"no deployment {model_name!r}; there are: {self.model_names}") from None
+            return known[model_name]
+        except (KeyError, TypeError):
+            raise KeyError(unknown_name(model_name, known)) from None
+
+    def __contains__(self, model_name: object) -> bool:
+        return isinstance(model_name, str) and model_name in self._by_name()
 
     def __len__(self) -> int:
         return len(self.models)
@@ -283,6 +323,10 @@ class GatewayRunnable(RoutedCalls):
         Raises:
             ValueError: If `at` is naive, or the preference unknown and preference is strict.
         """
+        if at is not None and not isinstance(at, datetime):
+            raise ValueError(
+                f"at is an aware datetime, such as datetime(..., tzinfo=UTC), got {shown(at)}"
+            )
         if at is not None and at.utcoffset() is None:
             raise ValueError(
                 f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
@@ -303,6 +347,14 @@ class GatewayRunnable(RoutedCalls):
     @override
     def get_graph(self, config: RunnableConfig | None = None) -> "Graph":
         return display.gateway_graph(self, config)
+
+    @override
+    def __dir__(self) -> list[str]:
+        # What an editor offers; pydantic's own names work as ever and would hide ours.
+        own = vars(GatewayRunnable).keys()
+        return [
+            n for n in super().__dir__() if n[0] == "_" or n in own or not hasattr(BaseModel, n)
+        ]
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         plain = {
@@ -448,6 +500,14 @@ class GatewayRunnable(RoutedCalls):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # By way of the constructor, for fresh state; the models' clients are shared.
         return type(self)(**dict(self))
+
+
+def _kind(value: object) -> str:
+    """What came in place of a list of deployments."""
+    if isinstance(value, type):
+        return f"{one_line(value.__name__, 60)}, {CLASS_NOT_INSTANCE}"
+    is_one = isinstance(value, (tuple, Mapping, ModelDeployment, Runnable))
+    return type(value).__name__ + ("; write a list: models=[...]" if is_one else "")
 
 
 def _refuse_duplicates(models: Sequence[ModelDeployment]) -> None:

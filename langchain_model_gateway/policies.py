@@ -1,18 +1,22 @@
-"""What a gateway may do beyond falling over: data, validated and frozen."""
+"""What a gateway may do beyond falling back: data, validated and frozen."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from inspect import iscoroutinefunction
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from langchain_core.messages import AIMessage
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from langchain_model_gateway._arguments import (
+    CLASS_NOT_INSTANCE,
+    AnySeconds,
+    Seconds,
+    check_keys,
+    written_out,
+)
 from langchain_model_gateway._text import one_line
-
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
-"""A positive, finite number of seconds."""
 
 Rejection = Literal["empty", "content_filter", "length", "refusal", "error", "truncated"]
 """What an answer can be rejected for."""
@@ -46,6 +50,22 @@ def check_rejection(kind: object) -> None:
 class _Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    _main: ClassVar[str]
+    """The argument that a bare number, in the policy's place, is meant for."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_form(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            check_keys(cls, value)
+        elif isinstance(value, type):
+            raise ValueError(f"got {CLASS_NOT_INSTANCE}")
+        elif isinstance(value, bool):
+            raise ValueError(f"write {cls.__name__}(), or None for none; got {value}")
+        elif isinstance(value, (int, float, timedelta)):
+            raise ValueError(f"write {cls.__name__}({cls._main}={value!r}), got {value!r}")
+        return value
+
 
 class RetryPolicy(_Policy):
     """Retry a deployment on retryable errors before going to the next.
@@ -56,56 +76,84 @@ class RetryPolicy(_Policy):
 
     Args:
         max_attempts: The most attempts at one deployment, the first included.
-        initial_delay: The most seconds to wait before the first retry; doubles with each.
-        max_delay: The most seconds to wait before any retry.
-        max_retry_after: The longest `Retry-After`, in seconds, that is worth waiting for.
+        initial_delay: The most seconds (or a `timedelta`) to wait before the first retry; doubles
+            with each.
+        max_delay: The most seconds (or a `timedelta`) to wait before any retry.
+        max_retry_after: The longest `Retry-After`, in seconds or as a `timedelta`, that is worth
+            waiting for.
 
     Raises:
         ValidationError: If a number is out of range.
     """
 
+    _main: ClassVar[str] = "max_attempts"
+
     max_attempts: int = Field(default=3, ge=1, le=100)
     initial_delay: Seconds = 0.5
     max_delay: Seconds = 8.0
-    max_retry_after: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    max_retry_after: Annotated[AnySeconds, Field(ge=0)] = 30.0
+
+    @written_out
+    def __init__(
+        self,
+        *,
+        max_attempts: int = 3,
+        initial_delay: float | timedelta = 0.5,
+        max_delay: float | timedelta = 8.0,
+        max_retry_after: float | timedelta = 30.0,
+    ) -> None: ...
 
     def longest_delay(self, attempts: int) -> float:
         """The most seconds to wait after `attempts` failed ones; the wait is drawn below it."""
-        # Imported when first needed: it would be a tenth of this package's import time.
-        from tenacity import wait_exponential  # noqa: PLC0415
-
-        wait = wait_exponential(multiplier=self.initial_delay, max=self.max_delay)
-        state: Any = SimpleNamespace(attempt_number=attempts)
-        return float(wait(state))
+        # A power beyond 1,000 would be no float any more.
+        return min(self.initial_delay * 2.0 ** min(attempts - 1, 1000), self.max_delay)
 
 
 class CooldownPolicy(_Policy):
-    """Let a deployment that keeps failing rest, and find out with one call when it is back.
+    """Do not call a deployment that keeps failing for a while, then find out with one call.
 
-    The circuit breaker of M. Nygard, "Release It!", with one probe in the half-open state; that a
-    resting deployment is still the last resort is Envoy's panic threshold.
+    The circuit breaker of M. Nygard, "Release It!": closed while the deployment is called as usual,
+    open while it is in cooldown, half-open while one probe is under way. That a deployment in
+    cooldown is still the last resort is Envoy's panic threshold.
 
     Args:
-        failure_threshold: How many failures in a row send a deployment to rest.
-        window: The seconds within which they must fall.
-        duration: How many seconds it rests, unless the server's `Retry-After` says.
-        max_duration: The longest rest in seconds; each failed probe doubles the rest up to this.
+        failure_threshold: How many failures in a row start the cooldown.
+        window: The seconds (or a `timedelta`) within which they must fall.
+        duration: How many seconds (or a `timedelta`) the cooldown lasts, unless the server's
+            `Retry-After` says.
+        max_duration: The longest cooldown, in seconds or as a `timedelta`; each failed probe
+            doubles the cooldown up to this. Left out: 300, or `duration` if that is longer.
 
     Raises:
         ValidationError: If a number is out of range, or `max_duration` less than `duration`.
     """
+
+    _main: ClassVar[str] = "duration"
 
     failure_threshold: int = Field(default=3, ge=1)
     window: Seconds = 60.0
     duration: Seconds = 30.0
     max_duration: Seconds = 300.0
 
+    @written_out
+    def __init__(
+        self,
+        *,
+        failure_threshold: int = 3,
+        window: float | timedelta = 60.0,
+        duration: float | timedelta = 30.0,
+        max_duration: float | timedelta = 300.0,
+    ) -> None: ...
+
     @model_validator(mode="after")
     def _check_durations(self) -> Self:
-        if self.max_duration < self.duration:
+        if self.max_duration >= self.duration:
+            return self
+        if "max_duration" in self.model_fields_set:
             raise ValueError(
                 f"max_duration ({self.max_duration}) is less than duration ({self.duration})"
             )
+        object.__setattr__(self, "max_duration", self.duration)  # frozen only from here on
         return self
 
     def first(self, retry_after: float | None) -> float:

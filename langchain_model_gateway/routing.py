@@ -4,6 +4,7 @@ Sans-I/O: nothing here waits or does input or output; time comes from outside.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.runnables import Runnable
 
-from langchain_model_gateway._text import one_line
+from langchain_model_gateway._arguments import unknown_name
 from langchain_model_gateway.admission import Admission, Closed, Moment, Permit
 from langchain_model_gateway.admission.cooldown import Cooldown
 from langchain_model_gateway.admission.windows import Windows
@@ -70,8 +71,8 @@ class Target:
     """A deployment, ready to be asked: what its calls need, worked out once."""
 
     __slots__ = (
-        *("_core", "admissions", "client", "hanging", "model", "model_name", "provider"),
-        *("stall_timeout", "timeout"),
+        *("_deployment", "admissions", "client", "hanging", "model", "model_name"),
+        *("provider", "stall_timeout", "timeout"),
     )
 
     def __init__(
@@ -79,7 +80,7 @@ class Target:
     ) -> None:
         self.model_name = deployment.model_name
         self.model: Runnable[Any, Any] = deployment.model
-        self._core = deployment.core
+        self._deployment = deployment
         self.client = deployment.client
         self.provider = deployment.provider
         self.timeout = deployment.timeout
@@ -110,9 +111,18 @@ class Target:
                 permits += (entry,)
         return permits
 
+    def asked_for(self, path: str) -> "Target":
+        """This one in a call that prefers `path`: a gateway inside prefers its own part of it."""
+        asked = self._deployment.asked_for(path)
+        if asked is self._deployment:
+            return self
+        target = copy(self)
+        target.model = asked.model
+        return target
+
     def secrets(self) -> tuple[str, ...]:
         """Its keys, which no text may show."""
-        return secret_values(self._core)
+        return secret_values(self._deployment.core)
 
     def skip(self, closed: Closed) -> SkippedModel:
         """Why it was not asked, as it is told."""
@@ -132,6 +142,7 @@ class Routing:
     """The part of a gateway that decides: its deployments, its rules and what is known of them."""
 
     targets: Mapping[str, Target]
+    _by_path: Mapping[str, Target]
     rules: Rules
     clock: Clock
     guards: Guards
@@ -151,7 +162,8 @@ class Routing:
         listener = Logs()
         targets = [Target(each, rules, memory[each.model_name], listener) for each in models]
         by_name = {target.model_name: target for target in targets}
-        return cls(by_name, rules, clock, guards, listener)
+        paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
+        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listener)
 
     def moment(self) -> Moment:
         """The present."""
@@ -169,7 +181,7 @@ class Routing:
         """
         if is_only and preference is not None:
             preferred = self._named(preference, is_strict=True)
-            return () if preferred is None else (preferred,)
+            return () if preferred is None else (preferred.asked_for(str(preference)),)
         try:
             return self._orders[preference]
         except (KeyError, TypeError):  # not asked for before, or not even hashable
@@ -179,18 +191,16 @@ class Routing:
             if preferred is None:
                 return self.order(None)
             order = (preferred, *(each for each in order if each is not preferred))
+            order = tuple(each.asked_for(str(preference)) for each in order)
         return self._orders.setdefault(preference, order)
 
     def _named(self, name: object, *, is_strict: bool) -> Target | None:
-        if isinstance(name, str) and (target := self.targets.get(name)) is not None:
+        if isinstance(name, str) and (target := self._by_path.get(name)) is not None:
             return target
-        shown = one_line(name, 60) if isinstance(name, str) else type(name).__name__
-        known = ", ".join(one_line(each, 60) for each in self.targets)
+        unknown = unknown_name(name, self._by_path)
         if is_strict:
-            raise ValueError(
-                f"model_preference {shown!r} is no deployment's name; use one of: {known}"
-            )
-        logger.warning("ignored model_preference %r: the deployments are: %s", shown, known)
+            raise ValueError(f"model_preference: {unknown}")
+        logger.warning("ignored model_preference: %s", unknown)
         return None
 
     def handles(self, error: Exception) -> bool:

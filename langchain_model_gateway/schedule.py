@@ -4,15 +4,15 @@ Windows repeat weekly, so all of a deployment's windows in one timezone are fold
 with a cell per minute of the week. A check is then one look-up, however many windows there are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, NotRequired, Self, TypedDict
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from langchain_model_gateway._text import one_line
+from langchain_model_gateway._arguments import check_keys, shown, written_out
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY: Final = 24 * 60
@@ -25,15 +25,25 @@ _FREE, _ON_THE_DOT, _WHOLE = 0, 1, 2
 _IS_WHOLE: Final = bytes(cell == _WHOLE for cell in range(256))
 
 
+class WindowDict(TypedDict):
+    """A `TimeWindow` as a dict with the same keys."""
+
+    start: str | time
+    end: str | time
+    timezone: NotRequired[str | ZoneInfo]
+    days: NotRequired[Collection[str] | None]
+
+
 class TimeWindow(BaseModel):
     """A daily period in which a deployment is not used, both ends inclusive.
 
     Args:
-        start: When it begins, "HH:MM" in `timezone`.
-        end: When it ends, "HH:MM"; earlier than `start` means on the next day, and equal to it
+        start: When it begins, "HH:MM" or a `datetime.time`, in `timezone`.
+        end: When it ends, likewise; earlier than `start` means on the next day, and equal to it
             means that single instant.
-        timezone: An IANA name such as "America/Sao_Paulo". The window follows that place's wall
-            clock: an hour that daylight saving repeats is restricted twice, a skipped one never.
+        timezone: An IANA name such as "America/Sao_Paulo", or a `ZoneInfo`. The window follows that
+            place's wall clock: an hour that daylight saving repeats is restricted twice, a skipped
+            one never.
         days: The weekdays it starts on ("mon" to "sun"), or `None` for every day.
 
     Raises:
@@ -47,39 +57,56 @@ class TimeWindow(BaseModel):
     timezone: str = "UTC"
     days: tuple[str, ...] | None = None
 
+    @written_out
+    def __init__(
+        self,
+        start: str | time,
+        end: str | time,
+        timezone: str | ZoneInfo = "UTC",
+        days: Collection[str] | None = None,
+    ) -> None: ...
+
     @model_validator(mode="before")
     @classmethod
-    def _from_pair(cls, value: object) -> object:
-        if isinstance(value, (str, Sequence)) and not isinstance(value, TimeWindow):
-            if isinstance(value, str) or len(value) != 2:  # noqa: PLR2004
-                raise ValueError(
-                    f"a window is a pair (start, end) of 'HH:MM' strings, got {_shown(value)}"
-                )
-            return {"start": value[0], "end": value[1]}
-        return value
+    def _check_form(cls, value: object) -> object:
+        if isinstance(value, TimeWindow):
+            return value
+        if isinstance(value, Mapping):
+            check_keys(cls, value)
+            return value
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:  # noqa: PLR2004
+            raise ValueError(
+                f"a window is a pair (start, end) of 'HH:MM' strings, got {shown(value)}"
+            )
+        return {"start": value[0], "end": value[1]}
 
     @field_validator("start", "end", mode="before")
     @classmethod
     def _check_time(cls, value: object) -> str:
+        if isinstance(value, time) and value == time(value.hour, value.minute):
+            return value.strftime("%H:%M")
+        if isinstance(value, time):
+            raise ValueError(f"a time has no seconds and no timezone of its own, got {value}")
         if not isinstance(value, str):
-            raise ValueError(f"a time is a string 'HH:MM', got {_shown(value)}")
+            raise ValueError(f"a time is a string 'HH:MM' or a datetime.time, got {shown(value)}")
         try:
             return datetime.strptime(value, "%H:%M").strftime("%H:%M")  # noqa: DTZ007
         except ValueError:
             raise ValueError(
-                f"{_shown(value)} is not a time: use 'HH:MM', from '00:00' to '23:59'"
+                f"{shown(value)} is not a time: use 'HH:MM', from '00:00' to '23:59'"
             ) from None
 
     @field_validator("timezone", mode="before")
     @classmethod
     def _check_timezone(cls, value: object) -> str:
+        name = value.key if isinstance(value, ZoneInfo) else value
         try:
             # Besides ZoneInfoNotFoundError (a KeyError) and ValueError, a directory of the database
             # or an overlong name surfaces as OSError, and a non-string as TypeError.
-            return str(ZoneInfo(value).key)  # type: ignore[arg-type]
+            return str(ZoneInfo(name).key)  # type: ignore[arg-type]
         except (KeyError, ValueError, OSError, TypeError, AttributeError):
             raise ValueError(
-                f"{_shown(value)} is not a timezone: use an IANA name such as 'Europe/Berlin'"
+                f"{shown(value)} is not a timezone: use an IANA name such as 'Europe/Berlin'"
             ) from None
 
     @field_validator("days", mode="before")
@@ -89,15 +116,13 @@ class TimeWindow(BaseModel):
             return None
         if isinstance(value, str) or not isinstance(value, (Sequence, set, frozenset)):
             raise ValueError(
-                f"days is a list of weekdays such as ['mon', 'fri'], got {_shown(value)}"
+                f"days is a list of weekdays such as ['mon', 'fri'], got {shown(value)}"
             )
         if not value:
             raise ValueError("days names at least one weekday; leave it out for every day")
         for day in value:
             if not isinstance(day, str) or day.lower() not in WEEKDAYS:
-                raise ValueError(
-                    f"{_shown(day)} is not a weekday: use one of {', '.join(WEEKDAYS)}"
-                )
+                raise ValueError(f"{shown(day)} is not a weekday: use one of {', '.join(WEEKDAYS)}")
         return tuple(sorted({day.lower() for day in value}, key=WEEKDAYS.index))
 
     @property
@@ -212,7 +237,7 @@ def clock_changes(zone: tzinfo, start: datetime, end: datetime) -> Iterator[date
 def closed_stretches(
     schedules: Sequence[tuple[TimeWindow, ...]], start: datetime, end: datetime
 ) -> Iterator[tuple[datetime, datetime]]:
-    """The stretches of time that every one of several deployments' windows closes.
+    """The stretches of time in which the windows restrict every one of several deployments.
 
     Exact to the minute. Windows repeat weekly as long as no clock changes; so each span between
     two clock changes of any of their timezones is worked out from one week.
@@ -284,14 +309,3 @@ def _minute_of_week(local: datetime) -> int:
 
 def _minutes(clock_time: str) -> int:
     return int(clock_time[:2]) * 60 + int(clock_time[3:])
-
-
-def _shown(value: Any) -> str:
-    """A value as an error may show it: strings and numbers short, anything else by its type."""
-    if isinstance(value, str):
-        return repr(one_line(value, 40))
-    if isinstance(value, (int, float)):
-        return f"{value!r} ({type(value).__name__})"
-    if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return type(value).__name__

@@ -69,7 +69,7 @@ def innermost(runnable: AnyRunnable) -> AnyRunnable:
 
 @dataclass(frozen=True, slots=True)
 class Adaption:
-    """A chat model's `bind_tools` or `with_structured_output`, made inside what is around it.
+    """A model's `bind`, `bind_tools` or `with_structured_output`, made inside what is around it.
 
     LangChain's own wrappers forward these and lose their keywords, or don't forward them at all.
 
@@ -111,7 +111,7 @@ class Adaption:
 
     def _staying(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """What an earlier binding bound and this one leaves alone."""
-        ended = _ENDED_BY[self.method] | self.kwargs.keys()
+        ended = _ENDED_BY.get(self.method, frozenset()) | self.kwargs.keys()
         if "tools" in keywords:
             ended |= {"tool_choice"}  # it was a choice among those
         return {key: value for key, value in keywords.items() if key not in ended}

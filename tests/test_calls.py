@@ -143,7 +143,7 @@ def test_a_preference_that_is_no_name_is_told_by_its_type(
     answer = ask(gateway(says("a"), says("b")), "x", model_preference=["strong"])
     assert mark(answer)["model_name"] == "weak"
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert "model_preference 'list':" in record.getMessage()
+    assert "a name is a string, got list" in record.getMessage()
 
 
 def test_with_strict_preference_a_strangers_name_is_an_error(ask: Ask) -> None:

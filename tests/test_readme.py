@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, is_typeddict
 
 import pytest
 from llmock.pytest_plugin import LLMock
@@ -102,7 +102,9 @@ def test_there_is_code_to_run(llmock: LLMock) -> None:
 
 @pytest.mark.parametrize("name", langchain_model_gateway.__all__)
 def test_every_public_name_is_in_the_readme(name: str) -> None:
-    """A reader meets every public name."""
+    """A reader meets every public name, but for those that only annotations need."""
+    if is_typeddict(getattr(langchain_model_gateway, name)):
+        return
     assert re.search(rf"\b{name}\b", README.read_text(encoding="utf-8"))
 
 

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import TZPATH, ZoneInfo
 
 import pytest
 from freezegun import freeze_time
@@ -184,6 +185,47 @@ def test_short_forms_mean_the_full_ones(start: str, end: str, shown: str) -> Non
     """A missing zero is filled in, as `strptime` does."""
     assert str(TimeWindow(start=start, end=end)) == shown
     assert TimeWindow.model_validate((start, end)) == TimeWindow(start=start, end=end)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "timezone", "shown"),
+    [
+        (time(22), time(6, 5), "UTC", "22:00-06:05 UTC"),
+        (time(9), "17:00", ZoneInfo("UTC"), "09:00-17:00 UTC"),
+        ("9:00", time(23, 59), ZoneInfo("Asia/Kolkata"), "09:00-23:59 Asia/Kolkata"),
+        (time(9, fold=1), time(10), "UTC", "09:00-10:00 UTC"),
+    ],
+)
+def test_times_and_zones_are_taken_as_objects(
+    start: Any, end: Any, timezone: Any, shown: str
+) -> None:
+    """A `datetime.time` is a time and a `ZoneInfo` a timezone, kept as the strings they mean."""
+    window = TimeWindow(start, end, timezone)
+    assert str(window) == shown
+    assert window == TimeWindow(*shown.split(maxsplit=1)[0].split("-"), shown.split()[1])
+    assert TimeWindow.model_validate_json(window.model_dump_json()) == window
+    if window.timezone == "UTC":
+        assert gateway_over(says("a"), windows={"weak": [(start, end)]})[
+            "weak"
+        ].time_constraints == (window,)
+
+
+@pytest.mark.parametrize("bad", [time(9, 0, 1), time(9, 0, 0, 1), time(9, tzinfo=UTC)])
+def test_a_time_with_seconds_or_a_zone_is_refused(bad: time) -> None:
+    """A window's ends are minutes of its own timezone, and the refusal shows the time."""
+    with pytest.raises(ValidationError, match=str(bad).replace("+", r"\+")):
+        TimeWindow("08:00", bad)
+
+
+def test_a_zone_without_a_name_is_refused() -> None:
+    """A `ZoneInfo` made from a file has no IANA name to be kept by."""
+    found = next((path for each in TZPATH if (path := Path(each, "UTC")).is_file()), None)
+    if found is None:
+        pytest.skip("this system has no timezone files")
+    with found.open("rb") as file:
+        nameless = ZoneInfo.from_file(file)
+    with pytest.raises(ValidationError, match="ZoneInfo is not a timezone"):
+        TimeWindow("08:00", "09:00", nameless)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""The public API as a user's type checker sees it. Type-checked by `mypy --strict`, never run."""
+"""The public API as a user's type checker sees it: mypy and pyright, both strict. Never run."""
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, assert_type
+from zoneinfo import ZoneInfo
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from langchain_model_gateway import (
     AllModelsFailedError,
     CooldownPolicy,
+    DeploymentDict,
     EmptyStreamError,
     FailedAttempt,
     Finding,
@@ -28,6 +30,7 @@ from langchain_model_gateway import (
     RoutingPlan,
     SkippedModel,
     TimeWindow,
+    WindowDict,
 )
 
 
@@ -63,20 +66,54 @@ gateway = GatewayRunnable(
     reject=("empty", "content_filter", "length", "refusal", "truncated"),
 )
 
+# --- construction: short forms, objects of the standard library -----------------------------
+
+night = TimeWindow("22:00", "06:00", days=["mon"])
+lunch = TimeWindow(time(12), time(13, 30), ZoneInfo("Europe/Berlin"), {"sat", "sun"})
+as_dict: WindowDict = {"start": "22:00", "end": "06:00", "days": ["mon"]}
+entry: DeploymentDict = {
+    "model_name": "cheap",
+    "model": "openai:gpt-4o-mini",
+    "time_constraints": [("22:00", "06:00"), (time(9), time(10)), ["12:00", "13:00"], night],
+    "timeout": timedelta(seconds=20),
+}
+short = GatewayRunnable(
+    [
+        entry,
+        {"model_name": "listed", "model": model, "time_constraints": [as_dict, lunch]},
+        ModelDeployment(model_name="c", model="openai:gpt-4o", time_constraints=[("1:00", "2:00")]),
+        ModelDeployment(model_name="nested", model=gateway, stall_timeout=timedelta(seconds=5)),
+    ],
+    retry=RetryPolicy(initial_delay=timedelta(seconds=1)),
+    cooldown=CooldownPolicy(duration=timedelta(minutes=1)),
+    timeout=timedelta(minutes=2),
+    reject=["empty"],
+    exceptions_to_handle=TimeoutError,
+    name="answers",
+)
+
+GatewayRunnable([{"model_name": name, "model": model.bind(stop=["x"])} for name in ("a", "b")])
+
+# What is wrong is an error before it runs (an unused "ignore" is one, too).
+GatewayRunnable([entry], max_retries=3)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+GatewayRunnable([{"model_name": "a", "modle": model}])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+GatewayRunnable([entry], retry=3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+TimeWindow("22:00", "06:00", tz="UTC")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
 # --- calls -----------------------------------------------------------------------------------
 
 config: RunnableConfig = {"configurable": {"model_preference": "strong"}, "max_concurrency": 2}
-gateway.invoke("Hello", config, model_preference="strong")
-gateway.invoke([HumanMessage("Hello")])
-gateway.batch(["a", "b"], config, return_exceptions=True)
-chunks: Iterator[Any] = gateway.stream("Hello", model_preference="cheap")
+assert_type(gateway.invoke("Hello", config, model_preference="strong"), AIMessage)
+assert_type(gateway.invoke([HumanMessage("Hello")]), AIMessage)
+assert_type(gateway.batch(["a", "b"], config, return_exceptions=True), list[AIMessage])
+chunks: Iterator[AIMessageChunk] = gateway.stream("Hello", model_preference="cheap")
 
 
 async def calls() -> None:
     """The same, awaited."""
-    await gateway.ainvoke("Hello", config)
-    await gateway.abatch(["a", "b"], [config, config])
-    achunks: AsyncIterator[Any] = gateway.astream("Hello")
+    assert_type(await gateway.ainvoke("Hello", config), AIMessage)
+    assert_type(await gateway.abatch(["a", "b"], [config, config]), list[AIMessage])
+    achunks: AsyncIterator[AIMessageChunk] = gateway.astream("Hello")
     async for _ in achunks:
         pass
     async for position, _ in gateway.abatch_as_completed(["a", "b"]):
@@ -90,7 +127,7 @@ async def calls() -> None:
 assert_type(gateway.prefer("strong"), GatewayRunnable)
 assert_type(gateway.prefer(None), GatewayRunnable)
 assert_type(gateway.bind_tools([get_weather], tool_choice="any"), GatewayRunnable)
-assert_type(gateway.with_structured_output(Planet, include_raw=True), GatewayRunnable)
+structured: Runnable[Any, Any] = gateway.with_structured_output(Planet, include_raw=True)
 chat_model: GatewayChatModel = gateway.as_chat_model()
 base: BaseChatModel = chat_model
 with_tools: Runnable[Any, AIMessage] = chat_model.bind_tools([get_weather])
@@ -102,6 +139,8 @@ chain: Runnable[dict[str, str], str] = (
 
 assert_type(gateway.model_names, tuple[str, ...])
 assert_type(gateway["strong"], ModelDeployment)
+assert_type(gateway["nested/strong"], ModelDeployment)
+assert_type("strong" in gateway, bool)
 assert_type(len(gateway), int)
 plan = gateway.explain("strong", at=datetime.now(UTC))
 assert_type(plan, RoutingPlan)
