@@ -1,4 +1,4 @@
-"""What tracers by way of OpenTelemetry show of a call: OpenInference, OpenLLMetry and Langfuse."""
+"""What OpenTelemetry's two instrumentations of LangChain show of a call."""
 
 import asyncio
 import json
@@ -10,8 +10,6 @@ import pytest
 import wrapt
 from langchain.agents import create_agent
 from langchain_core.runnables import RunnableLambda
-from langfuse import Langfuse
-from langfuse.langchain import CallbackHandler
 from openinference.instrumentation.langchain import LangChainInstrumentor
 from opentelemetry.instrumentation.langchain import LangchainInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -79,8 +77,7 @@ def deployments(spans: list[ReadableSpan]) -> list[str]:
         metadata = json.loads(str(attributes.get("metadata", "{}")))
         told.append(
             metadata.get("gateway_deployment")
-            or attributes.get("traceloop.association.properties.gateway_deployment")
-            or json.loads(str(attributes["langfuse.observation.metadata.gateway_deployment"]))
+            or attributes["traceloop.association.properties.gateway_deployment"]
         )
     return told
 
@@ -128,44 +125,3 @@ def test_a_call_in_an_agent_is_one_tree(trace: Trace, way: str) -> None:
     ask_agent(agent, way)
     assert len(trace.roots()) == 1
     assert deployments(trace.below_the_gateway()) == ["weak", "strong"]
-
-
-# --- Langfuse: a handler among the caller's own ---------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def langfuse_trace() -> Iterator[Trace]:
-    """A Langfuse, of which a process has one, that sends its spans nowhere."""
-    trace = Trace()
-    client = Langfuse(
-        public_key="pk-test",
-        secret_key="sk-test",
-        base_url="http://127.0.0.1:9",
-        tracer_provider=trace.provider,
-        span_exporter=InMemorySpanExporter(),
-    )
-    yield trace
-    client.shutdown()
-
-
-@pytest.fixture
-def langfuse(langfuse_trace: Trace) -> Trace:
-    """Langfuse, with nothing left of the test before."""
-    langfuse_trace.exporter.clear()
-    return langfuse_trace
-
-
-def test_langfuse_shows_a_call_as_one_tree(langfuse: Trace, ask: CallForm) -> None:
-    """As it shows every other handler's."""
-    ask(gateway(), "x", {"callbacks": [CallbackHandler(public_key="pk-test")]})
-    assert langfuse.roots() == ["GatewayRunnable"]
-    assert deployments(langfuse.below_the_gateway()) == ["weak", "strong"]
-
-
-@every_way
-def test_langfuse_shows_a_call_in_an_agent_as_one_tree(langfuse: Trace, way: str) -> None:
-    """The agent's span is the root, and the attempts are below the gateway's."""
-    config = {"callbacks": [CallbackHandler(public_key="pk-test")]}
-    ask_agent(create_agent(gateway(bound=True)), way, config)
-    assert langfuse.roots() == ["LangGraph"]
-    assert deployments(langfuse.below_the_gateway()) == ["weak", "strong"]
