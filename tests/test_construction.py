@@ -731,7 +731,7 @@ def test_an_outer_preference_leaves_the_inner_default_alone(ask: CallForm) -> No
 
 def test_a_call_within_shares_the_inner_state(ask: CallForm) -> None:
     """A preference for a path goes to the very same inner gateway: its cooldowns are kept."""
-    down, up = says(ValueError()), says("up")
+    down, up = says(ConnectionError()), says("up")
     inner = gateway_over(down, up, cooldown=CooldownPolicy(failure_threshold=1))
     gateway = GatewayRunnable([good("first"), {"model_name": "outer", "model": inner}])
     for _ in range(2):
