@@ -54,7 +54,7 @@ Chain = Runnable[dict[str, Any], BaseMessage]
 
 
 def gateway_over(cast: Sequence[Provider]) -> GatewayRunnable:
-    """The cast behind one Runnable, where one that fails twice in a row has a cooldown of a second."""
+    """The cast behind one Runnable; two failures in a row are a cooldown of a second."""
     return GatewayRunnable(
         models=[{"model_name": each.name, "model": each.model} for each in cast],
         cooldown=CooldownPolicy(failure_threshold=2, duration=1),
@@ -89,7 +89,7 @@ def outage(cast: Sequence[Provider], gateway: GatewayRunnable) -> Iterator[Row]:
                 say(f"[green]✓[/] {named(first.name)} is back: its server runs again")
             if not has_failed and gateway.explain().resting:
                 has_failed = True
-                say(f"[yellow]•[/] {named(first.name)} failed twice and is in cooldown: no call waits for it")
+                say(f"[yellow]•[/] {named(first.name)} failed twice: no call waits for it now")
                 screen.shown(gateway.explain(), "gateway.explain()")
     yield from (rows[position] for position in range(len(rows)))
 
