@@ -87,7 +87,7 @@ def outage(cast: Sequence[Provider], gateway: GatewayRunnable) -> Iterator[Row]:
             if first.server and len(rows) == COMES_BACK_AT:
                 first.server.start()
                 say(f"[green]✓[/] {named(first.name)} is back: its server runs again")
-            if not has_failed and gateway.explain().resting:
+            if not has_failed and gateway.explain().deferred:
                 has_failed = True
                 say(f"[yellow]•[/] {named(first.name)} failed twice: no call waits for it now")
                 screen.shown(gateway.explain(), "gateway.explain()")

@@ -3,15 +3,17 @@
 # First: langchain_core's parts take a fifth longer to import in the order the modules below ask.
 from langchain_core.runnables import RunnableSerializable as _RunnableSerializable  # noqa: F401
 
-from langchain_model_gateway.answers import EmptyStreamError, RejectedAnswerError
 from langchain_model_gateway.chat_model import GatewayChatModel
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.errors import (
+    AllContextsOverflowedError,
     AllModelsFailedError,
+    EmptyStreamError,
     FailedAttempt,
     ModelRouterError,
     NoModelAvailableError,
+    RejectedAnswerError,
     SkippedModel,
 )
 from langchain_model_gateway.gateway import GatewayRunnable
@@ -20,6 +22,7 @@ from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow
 
 __all__ = [
+    "AllContextsOverflowedError",
     "AllModelsFailedError",
     "CooldownPolicy",
     "EmptyStreamError",

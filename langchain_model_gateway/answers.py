@@ -1,13 +1,22 @@
-"""What counts as an answer: when one has begun, why one is refused, and the mark of who gave it."""
+"""What counts as an answer: when it has begun, why it is rejected, and the stamp of who gave it."""
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from langchain_core.exceptions import ModelAPIError, ModelError
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    BaseMessageChunk,
+    message_chunk_to_message,
+)
+from pydantic import ValidationError
 
-from langchain_model_gateway.errors import FailedAttempt
-from langchain_model_gateway.policies import Rejection
+from langchain_model_gateway._text import one_line
+from langchain_model_gateway.errors import EmptyStreamError, FailedAttempt, RejectedAnswerError
+from langchain_model_gateway.policies import RejectFunction, Rejection
 
 STAMP: Final = "gateway"
 
@@ -16,51 +25,72 @@ HELD_BACK_LIMIT: Final = 64
 
 # Keys of a content block that say which block it is, not what is in it.
 _BLOCK_LABELS: Final = frozenset({"type", "index", "id"})
+# What Cohere and others tell of the call in a message's `additional_kwargs`.
+_ABOUT_THE_CALL: Final = frozenset(
+    {"finish_reason", "generation_id", "id", "model_id", "stop_reason", "token_count", "usage"}
+)
 
-# How the providers spell it: OpenAI, Anthropic, Gemini, Bedrock.
+# Where the providers say how an answer ended: OpenAI and most others, Anthropic, Bedrock, Ollama,
+# OpenAI's Responses API.
 _FINISH_KEYS: Final = ("finish_reason", "stop_reason", "stopReason", "done_reason", "status")
-_FINISHED_BY: Final[Mapping[str, Rejection]] = {
-    "content_filter": "content_filter",
-    "content_filtered": "content_filter",
-    "guardrail_intervened": "content_filter",
-    "safety": "content_filter",
-    "prohibited_content": "content_filter",
-    "blocklist": "content_filter",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "refusal",
+# How they spell what it was, in lower case. Their names are their own; what they mean is read
+# from their API references.
+_FINISHES: Final[Mapping[Rejection, str]] = {
+    "content_filter": "content_filter content_filtered "  # OpenAI and most others; Bedrock
+    "guardrail_intervened error_toxic "  # Bedrock; Cohere
+    "safety prohibited_content blocklist recitation spii image_safety "  # Gemini
+    "image_prohibited_content image_recitation blocked_prompt",
+    "length": "length max_tokens model_length "  # OpenAI and most others; Anthropic; Mistral
+    "model_context_window_exceeded error_limit",  # Anthropic, Bedrock; Cohere
+    "refusal": "refusal "  # Anthropic
+    "safety prohibited_content blocklist blocked_prompt",  # Gemini, as LangChain reads them
+    "error": "error timeout failed cancelled "  # Mistral, OpenRouter, Cohere; Responses API
+    "insufficient_system_resource "  # DeepSeek
+    "malformed_model_output malformed_tool_use "  # Bedrock
+    "malformed_function_call malformed_response unexpected_tool_call "  # Gemini
+    "too_many_tool_calls missing_thought_signature other language image_other no_image",
+}
+_FINISHED_BY: Final[Mapping[str, tuple[Rejection, ...]]] = {
+    reason: tuple(kind for kind, reasons in _FINISHES.items() if reason in reasons.split())
+    for reason in " ".join(_FINISHES.values()).split()
+}
+
+# By name, since langchain-core has them from 1.7.5 on, and no client library is imported.
+_VERDICTS: Final[Mapping[str, str]] = {
+    "ModelRefusalError": "refusal: the model declined to answer",
+    "OpenAIRefusalError": "refusal: the model declined to answer",
+    "ContentFilterFinishReasonError": "content_filter: the output does not parse",
+    "LengthFinishReasonError": "length: the output does not parse",
 }
 
 _EMPTY: Final = "empty: neither text nor a tool call"
-
-
-class RejectedAnswerError(ModelError):
-    """A model answered, but not with what counts as an answer."""
-
-
-class EmptyStreamError(ModelAPIError):
-    """A model's stream ended before it carried anything."""
+_TRUNCATED: Final = (
+    "truncated: the stream ended with no finish reason; if this model never gives one, leave "
+    '"truncated" out of reject'
+)
+_FUNCTION_RAISED: Final = "raised by a function in the gateway's reject="
+# What LangChain raises for a stream with no event at all: a bare ValueError with this text.
+_NO_CHUNKS: Final = ("No generation chunks were returned", "No generations found in stream.")
 
 
 class StreamedAnswer:
     """A stream as it comes in: what is held back, whether it has begun, how it ended.
 
     Args:
-        reject: The kinds of answer that are refused.
+        reject: The kinds of answer that are rejected, and functions that tell.
     """
 
-    __slots__ = ("_empty", "_finish", "_reject", "begun", "head")
+    __slots__ = ("_chunks", "_empty", "_finish", "_reject", "begun", "head")
 
-    def __init__(self, reject: frozenset[Rejection]) -> None:
+    def __init__(self, reject: frozenset[Rejection | RejectFunction]) -> None:
         self._reject = reject
         self._finish = ""
         self._empty = True
+        self._chunks: list[Any] | None = [] if any(map(callable, reject)) else None
         self.head: list[Any] = []
         self.begun = False
 
-    def saw(self, chunk: Any) -> Sequence[Any]:
+    def received(self, chunk: Any) -> Sequence[Any]:
         """Take note of a chunk.
 
         Returns:
@@ -68,11 +98,13 @@ class StreamedAnswer:
             held back, then each chunk.
 
         Raises:
-            RejectedAnswerError: If it is a refusal, and those are refused.
+            RejectedAnswerError: If it is a refusal, and those are rejected.
         """
         if self._reject and isinstance(chunk, BaseMessage):
             self._finish = _finish_reason(chunk) or self._finish
             self._empty = self._empty and is_empty(chunk)
+            if self._chunks is not None:
+                self._chunks.append(chunk)
             _check_refusal(chunk, self._reject)
         if self.begun:
             return (chunk,)
@@ -85,45 +117,69 @@ class StreamedAnswer:
 
         Raises:
             EmptyStreamError: If no chunk carried anything.
-            RejectedAnswerError: If it is one of the kinds that are refused.
+            RejectedAnswerError: If it is one of the kinds that are rejected.
         """
         _check_finish(self._finish, self._reject)
         is_message = bool(self.head) and isinstance(self.head[0], BaseMessage)
-        is_refused_as_empty = is_message and self._empty and "empty" in self._reject
-        if is_refused_as_empty and self._finish:
+        is_rejected_as_empty = is_message and self._empty and "empty" in self._reject
+        if is_rejected_as_empty and self._finish:
             raise RejectedAnswerError(_EMPTY)
         if not self.begun:
             raise EmptyStreamError(f"the stream ended after {len(self.head)} empty chunks")
         if is_message and not self._finish and "truncated" in self._reject:
-            raise RejectedAnswerError("truncated: the stream ended with no finish reason")
-        if is_refused_as_empty:
+            raise RejectedAnswerError(_TRUNCATED)
+        if is_rejected_as_empty:
             raise RejectedAnswerError(_EMPTY)
+        if self._chunks:
+            _ask_functions(_whole(self._chunks), self._reject)
 
 
-def check_answer(answer: Any, reject: frozenset[Rejection]) -> None:
-    """Refuse what is no answer.
+def check_answer(answer: Any, reject: frozenset[Rejection | RejectFunction]) -> None:
+    """Reject what is no answer.
 
     Args:
         answer: What a model gave.
-        reject: The kinds of answer that are refused.
+        reject: The kinds of answer that are rejected, and functions that tell.
 
     Raises:
-        RejectedAnswerError: If it is nothing, does not parse, or is of a kind that is refused.
+        RejectedAnswerError: If it is nothing, does not parse, or is rejected.
     """
     if isinstance(answer, BaseMessage):
-        if "empty" in reject and is_empty(answer):
-            raise RejectedAnswerError(_EMPTY)
         if reject:
+            if "empty" in reject and is_empty(answer):
+                raise RejectedAnswerError(_EMPTY)
             _check_refusal(answer, reject)
             _check_finish(_finish_reason(answer), reject)
+            _ask_functions(answer, reject)
     elif answer is None:
         raise RejectedAnswerError("no output: the model called no tool")
     elif is_structured(answer):
-        # The parser's error quotes the answer; its type is enough to act on.
         if (error := answer["parsing_error"]) is not None:
-            raise RejectedAnswerError(f"the output does not parse ({type(error).__name__})")
+            raise RejectedAnswerError(_verdict(error) or _does_not_parse(error)) from error
         if answer["parsed"] is None:
             raise RejectedAnswerError("no output: the model called no tool")
+
+
+def as_verdict(error: Exception) -> Exception:
+    """An attempt's error, as the gateway's own verdict where there was no answer that does.
+
+    Output that does not parse or is refused is a rejected answer, and a stream with no event at
+    all an empty one. Their errors quote the answer: ours never do, and name them as the cause.
+    """
+    told: Exception
+    if (verdict := _verdict(error)) is not None:
+        told = RejectedAnswerError(verdict)
+    elif type(error) is ValueError and str(error) in _NO_CHUNKS:
+        told = EmptyStreamError("the stream ended with no event at all")
+    else:
+        return error
+    told.__cause__ = error
+    return told
+
+
+def is_callers_bug(error: BaseException) -> bool:
+    """Whether a function in `reject` raised this: it is the caller's, and no model's failure."""
+    return _FUNCTION_RAISED in error.__dict__.get("__notes__", ())
 
 
 def is_structured(answer: Any) -> bool:
@@ -141,7 +197,9 @@ def carries_something(chunk: Any) -> bool:
     if isinstance(chunk, BaseMessage):
         parts = chunk.content if isinstance(chunk.content, list) else [chunk.content]
         return (
-            any(map(_block_carries, parts)) or _calls_tools(chunk) or bool(chunk.additional_kwargs)
+            any(map(_block_carries, parts))
+            or _calls_tools(chunk)
+            or any(v for k, v in chunk.additional_kwargs.items() if k not in _ABOUT_THE_CALL)
         )
     if isinstance(chunk, dict) and chunk.keys() == {"raw"}:
         return carries_something(chunk["raw"])
@@ -200,10 +258,17 @@ def _finish_reason(message: BaseMessage) -> str:
             if reason == "incomplete" and isinstance(details, Mapping):  # OpenAI's Responses API
                 return str(details.get("reason") or reason).replace("max_output_", "max_")
             return reason
-    return ""
+    return "blocked_prompt" if _is_blocked(metadata.get("prompt_feedback")) else ""
 
 
-def _check_refusal(message: BaseMessage, reject: frozenset[Rejection]) -> None:
+def _is_blocked(feedback: Any) -> bool:
+    """Whether Gemini blocked the prompt: then there is no answer that could have a finish."""
+    reason = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
+    name = str(getattr(reason, "name", reason or ""))
+    return bool(name) and not name.endswith("UNSPECIFIED")
+
+
+def _check_refusal(message: BaseMessage, reject: frozenset[Rejection | RejectFunction]) -> None:
     if "refusal" not in reject:
         return
     blocks = message.content if isinstance(message.content, list) else []
@@ -213,7 +278,58 @@ def _check_refusal(message: BaseMessage, reject: frozenset[Rejection]) -> None:
         raise RejectedAnswerError("refusal: the model declined to answer")
 
 
-def _check_finish(reason: str, reject: frozenset[Rejection]) -> None:
-    kind = _FINISHED_BY.get(reason.lower())
-    if kind in reject:
-        raise RejectedAnswerError(f"{kind}: the model finished with {reason!r}")
+def _check_finish(reason: str, reject: frozenset[Rejection | RejectFunction]) -> None:
+    for kind in _FINISHED_BY.get(reason.lower(), ()):
+        if kind in reject:
+            raise RejectedAnswerError(f"{kind}: the model finished with {one_line(reason, 60)!r}")
+
+
+def _ask_functions(answer: Any, reject: frozenset[Rejection | RejectFunction]) -> None:
+    for function in reject:
+        if callable(function) and _rejects(function, answer):
+            name = getattr(function, "__qualname__", type(function).__qualname__)
+            raise RejectedAnswerError(f"rejected by the function {one_line(name, 60)}")
+
+
+def _rejects(function: RejectFunction, answer: Any) -> bool:
+    try:
+        return bool(function(answer))
+    except Exception as error:
+        error.add_note(_FUNCTION_RAISED)
+        raise
+
+
+def _whole(chunks: list[Any]) -> Any:
+    """A stream's chunks as the message they add up to."""
+    first, *rest = chunks
+    if all(isinstance(chunk, AIMessageChunk) for chunk in chunks):
+        return message_chunk_to_message(first + rest if rest else first)
+    last = chunks[-1]
+    return message_chunk_to_message(last) if isinstance(last, BaseMessageChunk) else last
+
+
+def _verdict(error: BaseException) -> str | None:
+    """What a parser's error means, in words of our own; `None` if it is no parser's."""
+    for base in type(error).__mro__:
+        if base.__name__ in _VERDICTS:
+            return _VERDICTS[base.__name__]
+    is_parsers = isinstance(error, OutputParserException) or (
+        isinstance(error, ValidationError) and any(map(_is_parser, _modules(error)))
+    )
+    return _does_not_parse(error) if is_parsers else None
+
+
+def _does_not_parse(error: BaseException) -> str:
+    return f"the output does not parse ({type(error).__name__})"
+
+
+def _modules(error: BaseException) -> Iterator[str]:
+    """The modules that an exception has come through."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        yield str(frame.f_globals.get("__name__"))
+
+
+def _is_parser(module: str) -> bool:
+    """Whether a module parses output; not each `ValidationError` is about that."""
+    # langchain_core.output_parsers, openai.lib._parsing, anthropic.lib._parse, a user's own.
+    return "pars" in module

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -25,6 +26,7 @@ from typing_extensions import override
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import SkippedModel
+from langchain_model_gateway.history import Client, client_of
 from langchain_model_gateway.policies import Seconds
 from langchain_model_gateway.schedule import Timetable, TimeWindow, restricted_until, timetables
 
@@ -65,9 +67,14 @@ class ModelDeployment(BaseModel):
         return innermost(self.model)
 
     @cached_property
+    def _client(self) -> Client | None:
+        return client_of(self._core, self._provider)
+
+    @cached_property
     def _provider(self) -> str:
         if isinstance(self._core, BaseChatModel):
-            return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
+            with suppress(Exception):  # a stranger's code; a name is not worth a fallback
+                return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
         return self.model_class
 
     @field_validator("model_name", mode="before")
@@ -104,7 +111,7 @@ class ModelDeployment(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
         copied = super().model_copy(update=update, deep=deep)
-        for cached in ("_timetables", "_core", "_provider"):
+        for cached in ("_timetables", "_core", "_client", "_provider"):
             copied.__dict__.pop(cached, None)
         return copied
 
@@ -165,6 +172,11 @@ class ModelDeployment(BaseModel):
     def provider(self) -> str:
         """Who serves the model, such as "openai", as traces name it."""
         return self._provider
+
+    @property
+    def client(self) -> Client | None:
+        """What kind of client asks the model; `None` where that is another gateway's matter."""
+        return self._client
 
     @property
     def core(self) -> Runnable[Any, Any]:

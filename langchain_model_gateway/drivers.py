@@ -23,11 +23,12 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway.call import Call, Wait
+from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
 from langchain_model_gateway.routing import Routing
-from langchain_model_gateway.timing import aclose, cancellations, check_cancellation, close
 from langchain_model_gateway.tracing import Run, merged
 
 PREFERENCE: Final = "model_preference"
+FALLBACK: Final = "model_fallback"
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -37,19 +38,22 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     """The calls of a gateway; who is asked, and when, its routing decides."""
 
     model_preference: str | None = None
+    model_fallback: bool = True
+    translate_history: bool = True
 
     @property
     def _routing(self) -> Routing:
         raise NotImplementedError
 
     def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
-        """Begin a call; takes the preference out of `kwargs`, which are the models' own."""
-        preference = kwargs.pop(PREFERENCE, None)
-        if preference is None and config is not None:
-            preference = _configured_preference(config)
+        """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
+        preference = _setting(PREFERENCE, config, kwargs)
         if preference is None:
             preference = self.model_preference
-        return Call(self._routing, preference)
+        fallback = _setting(FALLBACK, config, kwargs)
+        if fallback is None:
+            fallback = self.model_fallback
+        return Call(self._routing, preference, fallback=fallback)
 
     @override
     def invoke(
@@ -64,17 +68,22 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
     def _invoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
         call = self._call(run.config, kwargs)
+        guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):
-                call.clock.sleep(step.seconds)
+                call.routing.clock.sleep(step.seconds)
                 continue
-            ask, child = step.model.invoke, run.child(step.model_name)
-            if call.seconds is not None:
-                ask = partial(call.clock.call, call.seconds, ask)
+            target, child = step.target, run.child(step.target.model_name)
             try:
-                call.answered(ask(_own(run.value), child, **_own(kwargs)))
-            except BaseException as error:  # the call decides
-                if not call.failed(error):
+                value, own = map(_own, step.given(run.value, kwargs))
+                if step.seconds is None:
+                    answer = target.model.invoke(value, child, **own)
+                else:
+                    ask = partial(target.model.invoke, value, child, **own)
+                    answer = guards.call(step.seconds, ask, target.hanging)
+                step.answered(answer)
+            except BaseException as error:  # the attempt decides
+                if not step.failed(error):
                     raise
                 run.fell_over(call.failures)
         return call.answer
@@ -92,20 +101,22 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
     async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> Any:
         call, before = self._call(run.config, kwargs), cancellations()
+        guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):
-                await call.clock.asleep(step.seconds)
+                await call.routing.clock.asleep(step.seconds)
                 continue
-            child = run.child(step.model_name)
+            child = run.child(step.target.model_name)
             try:
-                answer = step.model.ainvoke(_own(run.value), child, **_own(kwargs))
-                if call.seconds is not None:
-                    answer = call.clock.acall(call.seconds, answer)
-                call.answered(await answer)
-            except BaseException as error:
-                check_cancellation(error, before)
-                if not call.failed(error):
-                    raise
+                value, own = map(_own, step.given(run.value, kwargs))
+                answer = step.async_model().ainvoke(value, child, **own)
+                if step.seconds is not None:
+                    answer = guards.acall(step.seconds, answer)
+                step.answered(await answer)
+            except BaseException as raised:  # noqa: BLE001 - the attempt decides
+                error = cancellation_behind(raised, before)
+                if not step.failed(error):
+                    raise error  # noqa: B904 - it is `raised`, or what is behind it
                 await run.afell_over(call.failures)
         return call.answer
 
@@ -119,25 +130,27 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
     def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
         call = self._call(run.config, kwargs)
+        guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):
-                call.clock.sleep(step.seconds)
+                call.routing.clock.sleep(step.seconds)
                 continue
-            child = run.child(step.model_name)
+            target, child = step.target, run.child(step.target.model_name)
             try:
-                given = iter(step.model.stream(_own(run.value), child, **_own(kwargs)))
-                chunks = call.watched(given, call.clock.stream)
+                value, own = map(_own, step.given(run.value, kwargs))
+                chunks = iter(target.model.stream(value, child, **own))
+                chunks = step.guarded(chunks, guards.stream, target.hanging)
                 try:
                     for chunk in chunks:
-                        yield from call.saw(chunk)
-                        if call.passes_through:
+                        yield from step.received(chunk)
+                        if step.passes_through:
                             break
                     yield from chunks
-                    call.finished()
+                    step.finished()
                 finally:
                     close(chunks)
             except BaseException as error:
-                if not call.failed(error):
+                if not step.failed(error):
                     raise
                 run.fell_over(call.failures)
 
@@ -151,29 +164,31 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
 
     async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
         call, before = self._call(run.config, kwargs), cancellations()
+        guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):
-                await call.clock.asleep(step.seconds)
+                await call.routing.clock.asleep(step.seconds)
                 continue
-            child = run.child(step.model_name)
+            child = run.child(step.target.model_name)
             try:
-                given = aiter(step.model.astream(_own(run.value), child, **_own(kwargs)))
-                chunks = call.watched(given, call.clock.astream)
+                value, own = map(_own, step.given(run.value, kwargs))
+                chunks = aiter(step.async_model(streams=True).astream(value, child, **own))
+                chunks = step.guarded(chunks, guards.astream)
                 try:
                     async for chunk in chunks:
-                        for ready in call.saw(chunk):
+                        for ready in step.received(chunk):
                             yield ready
-                        if call.passes_through:
+                        if step.passes_through:
                             break
                     async for chunk in chunks:
                         yield chunk
-                    call.finished()
+                    step.finished()
                 finally:
                     await aclose(chunks)
-            except BaseException as error:
-                check_cancellation(error, before)
-                if not call.failed(error):
-                    raise
+            except BaseException as raised:  # noqa: BLE001 - the attempt decides
+                error = cancellation_behind(raised, before)
+                if not step.failed(error):
+                    raise error  # noqa: B904 - it is `raised`, or what is behind it
                 await run.afell_over(call.failures)
 
     @override
@@ -262,11 +277,16 @@ def _in_turn(limit: int, function: Callable[[T], Awaitable[U]]) -> Callable[[T],
     return in_turn
 
 
-def _configured_preference(config: RunnableConfig) -> Any:
-    if PREFERENCE in config:  # LangChain takes stray keys as configurable
-        return config[PREFERENCE]  # type: ignore[typeddict-item]
+def _setting(name: str, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Any:
+    """A setting of the gateway's own for one call: by keyword, else by config, else `None`."""
+    if kwargs and (given := kwargs.pop(name, None)) is not None:
+        return given
+    if config is None:
+        return None
+    if name in config:  # LangChain takes stray keys as configurable
+        return config[name]  # type: ignore[literal-required]
     configurable = config.get("configurable")
-    return configurable.get(PREFERENCE) if configurable else None
+    return configurable.get(name) if configurable else None
 
 
 def _own(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from langchain_core.load.load import InitValidator
 from langchain_core.load.serializable import Serializable, SerializedConstructor
@@ -17,11 +17,20 @@ from langchain_model_gateway import diagnosis, display, serialization
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
-from langchain_model_gateway.drivers import PREFERENCE, RoutedCalls
-from langchain_model_gateway.health import Health, HealthState
-from langchain_model_gateway.policies import CooldownPolicy, Rejection, RetryPolicy, Seconds
-from langchain_model_gateway.routing import Routing, RoutingPlan, logger
-from langchain_model_gateway.timing import Clock
+from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
+from langchain_model_gateway.guards import Guards
+from langchain_model_gateway.logs import logger
+from langchain_model_gateway.policies import (
+    CooldownPolicy,
+    RejectFunction,
+    Rejection,
+    RetryPolicy,
+    Seconds,
+    check_rejection,
+)
+from langchain_model_gateway.routing import Routing, RoutingPlan, Rules
+from langchain_model_gateway.state import Memory
+from langchain_model_gateway.timing import Clock, SystemClock
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
@@ -50,7 +59,10 @@ class GatewayRunnable(RoutedCalls):
         cooldown: Let deployments that keep failing rest.
         timeout: Seconds for a whole call, over all attempts and waits.
         reject: Answers that count as failures: any of "empty", "content_filter", "length",
-            "refusal" and "truncated".
+            "refusal", "error" and "truncated", and functions `AIMessage -> bool` (true: rejected;
+            in a stream asked at its end). What such a function raises is raised to the caller.
+        translate_history: Whether messages that another kind of client made, and cache marks that
+            a client does not know, are translated for it.
 
     Raises:
         ValidationError: If an argument is malformed.
@@ -78,10 +90,11 @@ class GatewayRunnable(RoutedCalls):
     retry: RetryPolicy | None = None
     cooldown: CooldownPolicy | None = None
     timeout: Seconds | None = None
-    reject: frozenset[Rejection] = frozenset()
+    reject: frozenset[Rejection | RejectFunction] = frozenset()
 
-    _health: HealthState = PrivateAttr(default_factory=Health)
-    _clock: Clock = PrivateAttr(default_factory=Clock)
+    _memory: Memory = PrivateAttr(default_factory=Memory)
+    _clock: Clock = PrivateAttr(default_factory=SystemClock)
+    _guards: Guards = PrivateAttr(default_factory=Guards)
 
     # --- construction ------------------------------------------------------------------------
 
@@ -103,12 +116,13 @@ class GatewayRunnable(RoutedCalls):
     @field_validator("reject", mode="before")
     @classmethod
     def _check_reject(cls, value: object) -> object:
-        known = get_args(Rejection)
-        kinds = [value] if isinstance(value, str) else value
-        if not isinstance(kinds, (list, tuple, set, frozenset)) or any(
-            k not in known for k in kinds
-        ):
-            raise ValueError(f"reject is a tuple of any of {', '.join(known)}")
+        kinds = [value] if isinstance(value, str) or callable(value) else value
+        if not isinstance(kinds, (list, tuple, set, frozenset)):
+            raise ValueError(
+                f"reject is a tuple of names and functions, got {type(value).__name__}"
+            )
+        for kind in kinds:
+            check_rejection(kind)
         return frozenset(kinds)
 
     @field_validator("exceptions_to_handle", mode="before")
@@ -147,17 +161,27 @@ class GatewayRunnable(RoutedCalls):
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
     @cached_property
     def _routing(self) -> Routing:
-        return Routing(
-            deployments={deployment.model_name: deployment for deployment in self.models},
+        rules = Rules(
             exceptions_to_handle=self.exceptions_to_handle,
             strict_preference=self.strict_preference,
             retry=self.retry,
             cooldown=self.cooldown,
             timeout=self.timeout,
             reject=self.reject,
-            health=self._health,
-            clock=self._clock,
+            translate_history=self.translate_history,
         )
+        return Routing.of(self.models, rules, self._memory, self._clock, self._guards)
+
+    def with_clock(self, clock: Clock, *, guards: Guards | None = None) -> Self:
+        """A gateway that lives by another clock, with the same state.
+
+        Args:
+            clock: Its time, chance and waiting.
+            guards: How attempts are kept to their limits; the real ones if left out.
+        """
+        copied = self.model_copy()
+        copied._clock, copied._guards = clock, guards or self._guards  # noqa: SLF001
+        return copied
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -176,15 +200,16 @@ class GatewayRunnable(RoutedCalls):
 
     def _adapted(self, method: str, /, *args: Any, **kwargs: Any) -> Self:
         """A gateway over adapted models, with the same state."""
-        preference = kwargs.pop(PREFERENCE, None)
+        preference, fallback = kwargs.pop(PREFERENCE, None), kwargs.pop(FALLBACK, None)
         models = tuple(deployment.adapted(method, *args, **kwargs) for deployment in self.models)
-        adapted = self.model_copy(update={"models": models})
+        update = {"models": models} | ({} if fallback is None else {FALLBACK: fallback})
+        adapted = self.model_copy(update=update)
         return adapted if preference is None else adapted.prefer(preference)
 
     def _recast(self, cls: type[G]) -> G:
         """This gateway as another class, with the same state."""
         other = cls(**{name: getattr(self, name) for name in GatewayRunnable.model_fields})
-        other._health, other._clock = self._health, self._clock
+        other._memory, other._clock, other._guards = self._memory, self._clock, self._guards
         return other
 
     def as_chat_model(self) -> "GatewayChatModel":
@@ -229,8 +254,8 @@ class GatewayRunnable(RoutedCalls):
 
     def __getitem__(self, model_name: str) -> ModelDeployment:
         try:
-            return self._routing.deployments[model_name]
-        except KeyError:
+            return self.models[self.model_names.index(model_name)]
+        except ValueError:
             raise KeyError(f"no deployment {model_name!r}; there are: {self.model_names}") from None
 
     def __len__(self) -> int:
@@ -319,16 +344,26 @@ class GatewayRunnable(RoutedCalls):
     @property
     @override
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        # The same for every gateway: two in one chain share it.
-        own = ConfigurableFieldSpec(
-            id=PREFERENCE,
-            annotation=str | None,
-            name="Model preference",
-            description="The deployment a gateway tries first.",
-            is_shared=True,
-        )
+        # The same for every gateway: two in one chain share them.
+        own = [
+            ConfigurableFieldSpec(
+                id=PREFERENCE,
+                annotation=str | None,
+                name="Model preference",
+                description="The deployment a gateway tries first.",
+                is_shared=True,
+            ),
+            ConfigurableFieldSpec(
+                id=FALLBACK,
+                annotation=bool,
+                name="Model fallback",
+                description="Whether a gateway tries another when the first choice fails.",
+                default=True,
+                is_shared=True,
+            ),
+        ]
         specs = [spec for deployment in self.models for spec in deployment.model.config_specs]
-        return get_unique_config_specs([own, *specs])
+        return get_unique_config_specs([*own, *specs])
 
     # --- serialization -----------------------------------------------------------------------
 

@@ -1,15 +1,46 @@
 """What a gateway may do beyond falling over: data, validated and frozen."""
 
+from collections.abc import Callable, Hashable
+from difflib import get_close_matches
+from inspect import iscoroutinefunction
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
+from langchain_core.messages import AIMessage
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from langchain_model_gateway._text import one_line
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
 """A positive, finite number of seconds."""
 
-Rejection = Literal["empty", "content_filter", "length", "refusal", "truncated"]
-"""What an answer can be refused for."""
+Rejection = Literal["empty", "content_filter", "length", "refusal", "error", "truncated"]
+"""What an answer can be rejected for."""
+
+RejectFunction = Callable[[AIMessage], bool]
+"""Tells of a whole answer whether it is rejected."""
+
+
+def check_rejection(kind: object) -> None:
+    """Check one entry of `reject`.
+
+    Raises:
+        ValueError: If it is neither a known name nor a function that can be asked; says why.
+    """
+    names = get_args(Rejection)
+    known = f"any of {', '.join(map(repr, names))}, or a function of the answer"
+    if isinstance(kind, str):
+        if kind not in names:
+            near = get_close_matches(kind, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"reject does not know {one_line(kind, 60)!r}: {known}{hint}")
+    elif isinstance(kind, type):
+        hint = "; exceptions belong in exceptions_to_handle" * issubclass(kind, BaseException)
+        raise ValueError(f"reject takes {known}, got the class {kind.__name__}{hint}")
+    elif not callable(kind) or not isinstance(kind, Hashable):
+        raise ValueError(f"reject takes {known}, got {type(kind).__name__}")
+    elif iscoroutinefunction(kind) or iscoroutinefunction(type(kind).__call__):
+        raise ValueError("reject takes plain functions, got an async one: its answer comes late")
 
 
 class _Policy(BaseModel):
@@ -77,11 +108,11 @@ class CooldownPolicy(_Policy):
             )
         return self
 
-    def first_rest(self, retry_after: float | None) -> float:
-        """How long to rest after the failure that reached the threshold, in seconds."""
-        # "Retry-After: 0" from a server that has just failed so often is no time to rest.
+    def first(self, retry_after: float | None) -> float:
+        """How many seconds a cooldown lasts after the failure that reached the threshold."""
+        # "Retry-After: 0" from a server that has just failed so often is no cooldown.
         return min(retry_after or self.duration, self.max_duration)
 
-    def longer_rest(self, rest: float, retry_after: float | None) -> float:
-        """How long to rest after a failed probe, in seconds."""
-        return min(max(2 * rest, retry_after or 0.0), self.max_duration)
+    def longer(self, cooldown: float, retry_after: float | None) -> float:
+        """How many seconds a cooldown lasts after a failed probe."""
+        return min(max(2 * cooldown, retry_after or 0.0), self.max_duration)

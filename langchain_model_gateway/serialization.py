@@ -18,8 +18,8 @@ from langchain_core.load.serializable import Serializable
 from pydantic import BaseModel, SecretStr
 
 from langchain_model_gateway._text import one_line
+from langchain_model_gateway.classify import quote
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.errors import quote
 
 if TYPE_CHECKING:
     from langchain_model_gateway.gateway import GatewayRunnable
@@ -217,7 +217,11 @@ def load(data: object, **options: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_defaults=True)
-    return sorted(value) if isinstance(value, frozenset) else value
+    if isinstance(value, frozenset):
+        if any(map(callable, value)):
+            raise ValueError("reject has a function, which cannot be serialized: only names can")
+        return sorted(value)
+    return value
 
 
 def _plain_deployment(deployment: ModelDeployment) -> dict[str, Any]:

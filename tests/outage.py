@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
-from tests.rehearsal import ServerError, VirtualClock
+from tests.rehearsal import ServerError, VirtualClock, rehearsed
 
 CALLS, HOUR, PATIENCE = 1000, 3600.0, 10.0
 
@@ -75,7 +75,7 @@ def hour(cooldown: CooldownPolicy | None) -> Result:
         ],
         cooldown=cooldown,
     )
-    gateway._clock = clock
+    gateway = rehearsed(gateway, clock)
     answers, lost = [], 0.0
     for arrival in arrivals():
         clock.time = arrival

@@ -26,6 +26,7 @@ from langchain_model_gateway import (
     NoModelAvailableError,
     RetryPolicy,
 )
+from langchain_model_gateway.guards import Guards, Hanging, Patience
 from langchain_model_gateway.timing import Clock
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -40,10 +41,7 @@ def jitter(time: float) -> float:
 
 
 class VirtualClock(Clock):
-    """Time that passes only when someone waits; a model waits by `spend`.
-
-    What takes too long is cut off at its limit, as if it had been abandoned there.
-    """
+    """Time that passes only when someone waits; a model waits by `spend`."""
 
     def __init__(self, start: datetime = NOON) -> None:
         self.start = start
@@ -69,12 +67,17 @@ class VirtualClock(Clock):
     async def asleep(self, seconds: float) -> None:
         self.sleep(seconds)
 
-    def call(
-        self, seconds: float | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Any:
-        begun = self.time
+
+class VirtualGuards(Guards):
+    """Limits in virtual time: what takes too long is cut off, as if it had been abandoned there."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+
+    def call(self, seconds: float | None, function: Callable[[], Any], hanging: Hanging) -> Any:
+        begun = self.clock.time
         try:
-            answer = function(*args, **kwargs)
+            answer = function()
         except Exception:
             self._cut(begun, seconds)
             raise
@@ -82,7 +85,7 @@ class VirtualClock(Clock):
         return answer
 
     async def acall(self, seconds: float | None, awaitable: Awaitable[Any]) -> Any:
-        begun = self.time
+        begun = self.clock.time
         try:
             answer = await awaitable
         except Exception:
@@ -92,17 +95,25 @@ class VirtualClock(Clock):
         return answer
 
     def stream(
-        self, chunks: Iterator[Any], patience: Callable[[], float | None]
+        self, chunks: Iterator[Any], patience: Patience, hanging: Hanging
     ) -> Generator[Any, None, None]:
         end = object()
         with closing(chunks):  # type: ignore[type-var]
-            while (chunk := self.call(patience(), lambda: next(chunks, end))) is not end:
+            while True:
+                chunk = self.call(patience(), lambda: next(chunks, end), hanging)
+                if chunk is end:
+                    return
                 yield chunk
 
     def _cut(self, begun: float, seconds: float | None) -> None:
-        if seconds is not None and self.time - begun > seconds:
-            self.time = begun + seconds
+        if seconds is not None and self.clock.time - begun > seconds:
+            self.clock.time = begun + seconds
             raise ModelTimeoutError("too late")
+
+
+def rehearsed(gateway: GatewayRunnable, clock: VirtualClock) -> GatewayRunnable:
+    """A gateway in virtual time."""
+    return gateway.with_clock(clock, guards=VirtualGuards(clock))
 
 
 # --- schedules --------------------------------------------------------------------------------
@@ -166,7 +177,7 @@ ERRORS: dict[str, Callable[[str | None], Exception]] = {
     "lookup": lambda _: LookupError("not a model's error"),
 }
 WORTH_A_RETRY = {"busy", "down", "unreachable", "too_late", "nothing"}
-THE_REQUESTS_OWN_FAULT = {"malformed", "too_large", "overflow"}
+SAYS_NOTHING_OF_HEALTH = {"malformed", "too_large", "overflow", "lookup"}
 # Answers that `reject` may refuse: the finish reason they end with.
 REFUSABLE = {"content_filter": "content_filter", "length": "length", "truncated": ""}
 
@@ -313,7 +324,7 @@ class Rehearsal:
         self.schedule = schedule
         self.clock = VirtualClock()
         self.attempts: list[tuple[str, float]] = []
-        self.gateway = GatewayRunnable(
+        gateway = GatewayRunnable(
             models=[
                 {
                     "model_name": each.name,
@@ -332,7 +343,7 @@ class Rehearsal:
             if schedule.lookup_errors_are_handled
             else (ServerError, OSError, ContextOverflowError, ModelError),
         )
-        self.gateway._clock = self.clock
+        self.gateway = rehearsed(gateway, self.clock)
 
     def invoke(self, pause: float, preference: str | None) -> "Course":
         self._pause(pause)
@@ -466,18 +477,18 @@ class Oracle:
     def _try_all(self, preference: str | None) -> None:
         everyone = sorted(self.rules.deployments, key=lambda each: each.name != preference)
         at_rest = []
-        for deployment in everyone:
+        for position, deployment in enumerate(everyone, 1):
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
             elif self._rests(deployment):
                 at_rest.append((self.health[deployment.name].wakes_at, deployment))
             else:
-                self._try(deployment, is_last_resort=False)
+                self._try(deployment, everyone[position:], is_last_resort=False)
         for _, deployment in sorted(at_rest, key=lambda each: each[0]):
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
             else:
-                self._try(deployment, is_last_resort=True)
+                self._try(deployment, [], is_last_resort=True)
         if not self.failures:
             raise _Over("nobody", self.skipped, self._first_available(), True)
         self._fail()
@@ -486,7 +497,9 @@ class Oracle:
         may_help = any(kind in WORTH_A_RETRY for _, kind in self.failures) or bool(self.skipped)
         raise _Over("failed", self.failures, self.skipped, may_help)
 
-    def _try(self, deployment: Deployment, *, is_last_resort: bool) -> None:
+    def _try(
+        self, deployment: Deployment, waiting: list[Deployment], *, is_last_resort: bool
+    ) -> None:
         attempts = self.rules.retry["max_attempts"] if self.rules.retry else 1
         for attempt in range(1, attempts + 1):
             outcome, kind = self._attempt(deployment)
@@ -494,22 +507,28 @@ class Oracle:
                 self._fail()
             if attempt == attempts or kind not in WORTH_A_RETRY:
                 return
-            wait = self._wait(attempt, outcome if kind == outcome.kind else None)
+            wait = self._wait(attempt, outcome if kind == outcome.kind else None, waiting)
             if wait is None:
                 return
-            # One that was just sent to rest is not waited for.
-            if not is_last_resort and self._rests(deployment, self.time + wait):
+            # One that may not be asked by then is not waited for.
+            then = self.time + wait
+            if not is_last_resort and self._rests(deployment, then):
+                return
+            if self._is_restricted(deployment, then):
                 return
             self.waits.append(wait)
-            self.time += wait
-            if self._is_restricted(deployment):
-                return
+            self.time = then
 
-    def _wait(self, attempt: int, outcome: Outcome | None) -> float | None:
+    def _wait(
+        self, attempt: int, outcome: Outcome | None, waiting: list[Deployment]
+    ) -> float | None:
         rules = self.rules.retry
         assert rules
         asked = self._retry_after(outcome)
         if asked is not None and asked > rules["max_retry_after"]:
+            return None
+        is_free = [not self._is_restricted(d) and not self._rests(d) for d in waiting]
+        if asked is not None and asked > rules["max_delay"] and any(is_free):
             return None
         longest = min(rules["max_delay"], rules["initial_delay"] * 2 ** (attempt - 1))
         wait = max(longest * jitter(self.time), asked or 0)
@@ -531,8 +550,10 @@ class Oracle:
         if kind == "lookup" and not self.rules.lookup_errors_are_handled:
             raise _Over("raised", kind)
         self.failures.append((name, kind))
-        if not is_extra and kind not in self.rules.reject and kind not in THE_REQUESTS_OWN_FAULT:
-            self._count(name, is_probe, self._retry_after(outcome if kind != "too_late" else None))
+        told = outcome if kind != "too_late" else None
+        says_nothing = kind in {*self.rules.reject, *SAYS_NOTHING_OF_HEALTH} or self.was_cut_by_call
+        if not is_extra and not says_nothing:
+            self._count(name, kind, is_probe, self._retry_after(told))
         if has_begun:
             if kind == "too_late" and self.time >= self.deadline:
                 self._fail()
@@ -541,10 +562,8 @@ class Oracle:
 
     def _take(self, deployment: Deployment, outcome: Outcome) -> tuple[str | None, bool]:
         """Let time pass for an attempt: how it failed if it did, and whether words were given."""
-        limit = min(self.time + (deployment.timeout or float("inf")), self.deadline)
-        self.time += outcome.latency
-        if self.time > limit:
-            self.time = limit
+        self.was_cut_by_call = False
+        if self._is_too_late(outcome.latency, deployment.timeout):
             return "too_late", False
         is_error = outcome.kind in ERRORS
         refused = outcome.kind if outcome.kind in self.rules.reject else None
@@ -554,14 +573,21 @@ class Oracle:
             return (outcome.kind if is_error else refused), False
         if outcome.kind == "nothing" or (is_error and not outcome.midway):
             return outcome.kind, False
-        limit = min(self.time + (deployment.stall_timeout or float("inf")), self.deadline)
-        self.time += outcome.gap
-        if self.time > limit:
-            self.time = limit
+        if self._is_too_late(outcome.gap, deployment.stall_timeout):
             return "too_late", True
         return (outcome.kind if is_error else refused), True
 
-    def _count(self, name: str, is_probe: bool, retry_after: float | None) -> None:
+    def _is_too_late(self, takes: float, limit: float | None) -> bool:
+        """Let time pass, up to a deployment's limit or the call's, whichever is first."""
+        own = self.time + (limit or float("inf"))
+        end = min(own, self.deadline)
+        self.time += takes
+        if self.time <= end:
+            return False
+        self.time, self.was_cut_by_call = end, self.deadline < own
+        return True
+
+    def _count(self, name: str, kind: str, is_probe: bool, retry_after: float | None) -> None:
         rules, health = self.rules.cooldown, self.health[name]
         if rules is None:
             return
@@ -571,7 +597,7 @@ class Oracle:
         else:
             health.failed_at.append(self.time)
             recent = [each for each in health.failed_at if self.time - each <= rules["window"]]
-            if len(recent) < rules["failure_threshold"]:
+            if len(recent) < rules["failure_threshold"] and kind != "denied":
                 return
             asked = retry_after or rules["duration"]
             health.rest = min(asked, rules["max_duration"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from typing_extensions import TypedDict
 from langchain_model_gateway import (
     AllModelsFailedError,
     GatewayRunnable,
-    ModelDeployment,
     NoModelAvailableError,
 )
+from langchain_model_gateway.timing import SystemClock
 
 from .conftest import CallForm, StreamForm
 from .models import ScriptedChatModel
@@ -26,6 +27,7 @@ from .models import ScriptedChatModel
 Ask = CallForm
 # Both ends are inclusive, so these two leave no instant free.
 ALWAYS = [("00:00", "12:00"), ("12:00", "00:00")]
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 NAMES = ("weak", "strong", "backup")
 
 
@@ -465,17 +467,70 @@ def test_a_failed_inner_gateway_is_one_failure_of_the_outer(ask: Ask) -> None:
     assert mark(answer)["failed"] == [{"model_name": "weak", "error": "AllModelsFailedError"}]
 
 
-def test_a_healthy_first_choice_is_the_only_one_looked_at(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_healthy_first_choice_is_the_only_one_looked_at(ask: Ask) -> None:
     """No other deployment's hours are worked out when the first answers."""
-    looked_at = []
-    restriction = ModelDeployment.restriction
+    looks = []
 
-    def watched(self: ModelDeployment, now: Any) -> Any:
-        looked_at.append(self.model_name)
-        return restriction(self, now)
+    class Watched(SystemClock):
+        def now(self) -> datetime:
+            looks.append(1)
+            return NOON
 
-    monkeypatch.setattr(ModelDeployment, "restriction", watched)
-    ask(gateway(says("a"), says("b"), says("c"), closed=("backup",)), "x")
-    assert looked_at == ["weak"]
+    evening = [("20:00", "22:00")]
+    entries = [
+        {"model_name": name, "model": says(name), "time_constraints": evening} for name in NAMES
+    ]
+    ask(GatewayRunnable(models=entries).with_clock(Watched()), "x")
+    assert len(looks) == 1
+
+
+# --- the first choice only ---
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_without_fallback_the_preferred_one_answers_or_nobody(ask: Ask, by_config: bool) -> None:
+    """`model_fallback=False` asks the first choice only; the mark and the errors stay."""
+    backup = says("hi")
+    models = gateway(says("a"), fails(), backup)
+
+    def only(name: str) -> Any:
+        own = {"model_preference": name, "model_fallback": False}
+        if by_config:
+            return ask(models, "x", {"configurable": own})
+        return ask(models, "x", **own)
+
+    assert mark(only("weak")) == {"model_name": "weak", "failed": []}
+    with pytest.raises(AllModelsFailedError) as failed:
+        only("strong")
+    assert [each.model_name for each in failed.value.failures] == ["strong"]
+    assert backup.calls == []
+    with pytest.raises(ValueError, match="weak, strong, backup"):
+        only("stong")
+
+
+def test_without_fallback_a_restricted_first_choice_is_an_error(ask: Ask) -> None:
+    """Its window holds."""
+    models = gateway(says("a"), says("b"), closed=("strong",))
+    with pytest.raises(NoModelAvailableError):
+        ask(models, "x", model_preference="strong", model_fallback=False)
+
+
+def test_without_fallback_and_preference_the_first_that_may_be_asked_is(ask: Ask) -> None:
+    """Who that is, `explain()` tells; nobody comes after it."""
+    backup = says("hi")
+    models = gateway(says("a"), fails(), backup, closed=("weak",))
+    assert models.explain().order[0] == "strong"
+    with pytest.raises(AllModelsFailedError):
+        ask(models, "x", model_fallback=False)
+    assert backup.calls == []
+
+
+def test_the_fallback_keyword_never_reaches_a_model(ask: Ask) -> None:
+    """It is the gateway's own, also where an agent's settings carry it into `bind_tools`."""
+    model = says("a")
+    ask(gateway(model, says("b")), "x", model_fallback=False)
+    assert model.received == [{}]
+    bound = gateway(fails(), says("b")).model_copy(update={"model_fallback": False})
+    with pytest.raises(AllModelsFailedError):
+        ask(bound, "x")
+    assert ask(bound, "x", model_fallback=True).content == "b"

@@ -366,8 +366,8 @@ def test_health_is_shared_with_its_gateway_and_with_its_own_bindings():
     chat = gateway.as_chat_model()
     chat.invoke("hi")
     gateway.invoke("hi")
-    assert [each.model_name for each in gateway.explain().resting] == ["dead"]
-    assert [each.model_name for each in chat.explain().resting] == ["dead"]
+    assert [each.model_name for each in gateway.explain().deferred] == ["dead"]
+    assert [each.model_name for each in chat.explain().deferred] == ["dead"]
     chat.bind(stop=["x"]).invoke("hi")
     chat.prefer("dead").as_chat_model().invoke("hi")
     assert len(dead.calls) == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,14 @@ from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
 from tests.models import ScriptedChatModel
-from tests.rehearsal import ServerError, VirtualClock
+from tests.rehearsal import ServerError, VirtualClock, rehearsed
 
 MANY = 50
 ONCE = CooldownPolicy(failure_threshold=1, duration=30)
+
+
+class InterruptedByHand(BaseException):
+    pass
 
 
 class Gate(Runnable[Any, Any]):
@@ -81,15 +86,19 @@ def gate() -> Gate:
 
 @pytest.fixture
 def gateway(gate: Gate, clock: VirtualClock) -> GatewayRunnable:
-    """One whose first deployment has just been sent to rest, and waits to be probed."""
+    """One whose first deployment's cooldown has just ended, and which waits to be probed."""
+    return _in_cooldown(gate, clock)
+
+
+def _in_cooldown(gate: Gate, clock: VirtualClock, **limits: Any) -> GatewayRunnable:
     gateway = GatewayRunnable(
         models=[
-            {"model_name": "gate", "model": gate},
+            {"model_name": "gate", "model": gate, **limits},
             {"model_name": "b", "model": ScriptedChatModel()},
         ],
         cooldown=ONCE,
     )
-    gateway._clock = clock
+    gateway = rehearsed(gateway, clock)
     assert gateway.invoke("?").text == "hello"
     clock.spend(30)
     gate.is_dead, gate.asked = False, 0
@@ -99,7 +108,7 @@ def gateway(gate: Gate, clock: VirtualClock) -> GatewayRunnable:
 
 
 def _is_awake(gateway: GatewayRunnable) -> bool:
-    return not gateway.explain().resting
+    return not gateway.explain().deferred
 
 
 # --- one probe --------------------------------------------------------------------------------
@@ -169,7 +178,9 @@ def test_one_event_loop_after_another() -> None:
         assert asyncio.run(gateway.ainvoke("?")).text == "hello"
 
 
-def test_a_failed_probe_sends_all_fifty_away(gateway: GatewayRunnable, gate: Gate) -> None:
+def test_a_failed_probe_sends_all_fifty_away(
+    gateway: GatewayRunnable, gate: Gate, clock: VirtualClock
+) -> None:
     """And the next rest is longer."""
     gate.is_dead = True
     gate.go.set()
@@ -177,8 +188,8 @@ def test_a_failed_probe_sends_all_fifty_away(gateway: GatewayRunnable, gate: Gat
         texts = list(pool.map(lambda _: gateway.invoke("?").text, range(MANY)))
     assert texts == ["hello"] * MANY
     assert gate.asked == 1
-    (resting,) = gateway.explain().resting
-    assert (resting.until - gateway._clock.now()).total_seconds() == 60
+    (resting,) = gateway.explain().deferred
+    assert (resting.until - clock.now()).total_seconds() == 60
 
 
 # --- who goes away ----------------------------------------------------------------------------
@@ -261,6 +272,73 @@ def test_an_interrupted_probe_gives_its_place_back(gateway: GatewayRunnable, gat
     assert gateway.invoke("?").text == "gate"
 
 
+@pytest.mark.parametrize(("timeout", "lease"), [(None, 30), (4.0, 4)])
+def test_a_probes_place_is_free_again_after_its_lease(
+    gate: Gate, clock: VirtualClock, timeout: float | None, lease: float
+) -> None:
+    """A reader who holds the probe's stream for ever does not keep others from probing."""
+    gateway = _in_cooldown(gate, clock, timeout=timeout, stall_timeout=None)
+    chunks = gateway.stream("?")
+    assert next(chunks).text == "g"
+    clock.spend(lease - 0.25)
+    assert gateway.invoke("?").text == "hello", "the place is taken"
+    (held,) = gateway.explain().deferred
+    assert (held.until - clock.now()).total_seconds() == 0.25
+    clock.spend(0.25)
+    gate.go.set()
+    assert gateway.invoke("?").text == "gate"
+    assert "".join(chunk.text for chunk in chunks) == "ate"
+    assert _is_awake(gateway)
+
+
+def test_a_probe_that_outlives_its_lease_gives_no_other_probes_place_back(
+    gateway: GatewayRunnable, gate: Gate, clock: VirtualClock
+) -> None:
+    """What an old probe comes to does not let a third in beside the second."""
+    first, second = gateway.stream("?"), gateway.stream("?")
+    assert next(first).text == "g"
+    clock.spend(30)
+    assert next(second).text == "g"
+    first.close()  # type: ignore[attr-defined]
+    assert gateway.invoke("?").text == "hello", "the place is the second's"
+    second.close()  # type: ignore[attr-defined]
+    gate.go.set()
+    assert gateway.invoke("?").text == "gate"
+
+
+def test_an_exception_between_two_steps_gives_the_probes_place_back(
+    gateway: GatewayRunnable, gate: Gate
+) -> None:
+    """One from a signal handler, say, whose traceback is kept."""
+    gate.go.set()
+    answer = gate._answer
+
+    def interrupted() -> AIMessage:
+        raise InterruptedByHand
+
+    gate._answer = interrupted  # type: ignore[method-assign]
+    with pytest.raises(InterruptedByHand) as kept:
+        gateway.invoke("?")
+    gate._answer = answer  # type: ignore[method-assign]
+    assert gateway.invoke("?").text == "gate"
+    assert kept.traceback
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_does_not_inherit_a_held_lock(
+    gateway: GatewayRunnable, gate: Gate
+) -> None:
+    """A fork in the middle of another thread's bookkeeping leaves the child able to call."""
+    circuit = gateway._memory["gate"].circuit
+    gate.go.set()
+    with circuit._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(gateway.invoke("?").text != "gate")
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
 # --- what comes late --------------------------------------------------------------------------
 
 
@@ -290,7 +368,7 @@ def test_a_late_success_of_an_older_call_does_not_end_the_rest(
 ) -> None:
     """It tells of the time before."""
     _late(gateway, gate, clock, ends_dead=False)
-    (resting,) = gateway.explain().resting
+    (resting,) = gateway.explain().deferred
     assert (resting.until - clock.now()).total_seconds() == 30
 
 
@@ -299,7 +377,7 @@ def test_a_late_failure_of_an_older_call_does_not_lengthen_the_rest(
 ) -> None:
     """Fifty calls that fail together are one outage."""
     _late(gateway, gate, clock, ends_dead=True)
-    (resting,) = gateway.explain().resting
+    (resting,) = gateway.explain().deferred
     assert (resting.until - clock.now()).total_seconds() == 30
 
 
@@ -409,7 +487,7 @@ def test_health_counts_are_exact_under_threads(clock: VirtualClock) -> None:
         ],
         cooldown=CooldownPolicy(failure_threshold=40),
     )
-    gateway._clock = clock
+    gateway = rehearsed(gateway, clock)
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(lambda _: gateway.invoke("?"), range(39)))
         assert _is_awake(gateway)

@@ -111,12 +111,12 @@ def test_a_plan_prints_the_preferred_first() -> None:
 def test_a_plan_prints_who_rests() -> None:
     """A resting deployment is shown as the last resort, and until when it rests."""
     cooldown = CooldownPolicy(failure_threshold=1, duration=30)
-    gateway = gateway_over(says(ValueError()), says("b"), cooldown=cooldown)
+    gateway = gateway_over(says(ConnectionError()), says("b"), cooldown=cooldown)
     with freeze_time(NOON):
         gateway.invoke("x")
         plan = gateway.explain()
     assert plan.order == ("strong", "weak")
-    assert str(plan).splitlines()[2].startswith("  2  weak    last resort: resting")
+    assert str(plan).splitlines()[2].startswith("  2  weak    last resort: in cooldown")
     assert "2026-03-04 12:00:30" in str(plan)
 
 

@@ -1,9 +1,11 @@
 """Real clients, real HTTP: providers that fail, break off and go down."""
 
 import asyncio
+import gc
 import itertools
 import pickle
 import socket
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,12 @@ from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
 from llmock.pytest_plugin import LLMock
 
-from langchain_model_gateway import AllModelsFailedError, GatewayRunnable, RetryPolicy
+from langchain_model_gateway import (
+    AllModelsFailedError,
+    CooldownPolicy,
+    GatewayRunnable,
+    RetryPolicy,
+)
 
 from .conftest import BatchForm, CallForm, StreamForm, openai_at
 from .models import gateway_over, who
@@ -311,3 +318,31 @@ def test_one_gateway_serves_many_event_loops(gateway: GatewayRunnable, providers
     providers[0].outage()
     answers = [asyncio.run(gateway.ainvoke("hi")) for _ in range(3)]
     assert [who(answer) for answer in answers] == ["strong"] * 3
+
+
+def test_a_second_event_loop_is_told_once_and_held_against_nobody(
+    weak: LLMock, strong: LLMock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that belongs to a loop that is gone says nothing about its provider."""
+    # Of its own address: the client is cached by that, and here it keeps its connections.
+    clients = [
+        ChatOpenAI(
+            model="m",
+            api_key="k",
+            base_url=each.base_url("openai"),
+            timeout=19 + number,
+            max_retries=0,
+        )
+        for number, each in enumerate((weak, strong))
+    ]
+    gateway = gateway_over(*clients, cooldown=CooldownPolicy(failure_threshold=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the old loop's connections
+        answers = [asyncio.run(gateway.ainvoke("hi")) for _ in range(2)]
+        gc.collect()
+    assert list(map(who, answers)) == ["weak", "strong"]
+    assert not gateway.explain().deferred
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert "weak" in told[0]
+    assert "event loop" in told[0]

@@ -24,8 +24,8 @@ from langchain_model_gateway import (
     ModelDeployment,
     RetryPolicy,
 )
-from tests.models import ScriptedChatModel
-from tests.rehearsal import NOON, ServerError, VirtualClock, jitter
+from tests.models import NEVER, ScriptedChatModel
+from tests.rehearsal import NOON, ServerError, VirtualClock, jitter, rehearsed
 
 BUSY = ServerError(503, None)
 FORMS = ["invoke", "ainvoke", "stream", "astream"]
@@ -83,14 +83,14 @@ class Drill:
         self.models = [
             Model(self.clock, *(each if isinstance(each, tuple) else (each,))) for each in replies
         ]
-        self.gateway = GatewayRunnable(
+        gateway = GatewayRunnable(
             models=[
                 {"model_name": name, "model": model, **(limits or {} if name == "a" else {})}
                 for name, model in zip("abc", self.models, strict=False)
             ],
             **rules,
         )
-        self.gateway._clock = self.clock
+        self.gateway = rehearsed(gateway, self.clock)
         return self
 
     def call(self, on_chunk: Callable[[], None] = lambda: None) -> str:
@@ -271,8 +271,8 @@ def test_every_passing_status_is_retried(drill: Drill, status: int) -> None:
     ],
 )
 def test_retry_after_is_the_least_wait(drill: Drill, told: str, wait: float) -> None:
-    """In seconds or as a date; up to `max_retry_after` itself."""
-    drill.over((ServerError(429, told), "a!"), "b!", retry=RetryPolicy())
+    """In seconds or as a date; with nobody else to ask, up to `max_retry_after` itself."""
+    drill.over((ServerError(429, told), "a!"), retry=RetryPolicy())
     assert drill.call() == "a!"
     assert drill.clock.waits == [wait]
 
@@ -334,8 +334,8 @@ def test_a_retry_after_longer_than_the_time_left_goes_to_the_next(drill: Drill) 
         assert drill.clock.waits == waits
 
 
-def test_a_window_that_begins_during_a_wait_ends_the_retries(drill: Drill) -> None:
-    """No attempt ever starts inside its deployment's window."""
+def test_a_wait_that_would_end_inside_a_window_is_not_begun(drill: Drill) -> None:
+    """No attempt ever starts inside its deployment's window, and nobody waits for one in vain."""
     drill.over(
         (ServerError(503, "2"), "a!"),
         "b!",
@@ -344,7 +344,7 @@ def test_a_window_that_begins_during_a_wait_ends_the_retries(drill: Drill) -> No
     )
     drill.clock.spend(58)
     assert drill.call() == "b!"
-    assert drill.clock.waits == [2.0]
+    assert drill.clock.waits == []
     assert drill.asked == [1, 1]
 
 
@@ -363,6 +363,23 @@ def test_a_deployment_that_keeps_failing_rests_until_a_probe_succeeds(drill: Dri
     assert drill.call() == "a!"
     assert drill.call() == "b!", "the failure after it is a first one"
     assert drill.call() == "a!"
+
+
+def test_a_cooldown_is_told_when_it_starts_and_when_it_ends(
+    drill: Drill, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One WARNING and one INFO, whatever else is logged; a failed probe starts it anew."""
+    caplog.set_level("INFO", "langchain_model_gateway")
+    drill.over((BUSY, BUSY, "a!"), "b!", cooldown=CooldownPolicy(failure_threshold=1))
+    for pause in (0, 0, 30, 0, 60, 0):
+        drill.clock.spend(pause)
+        drill.call()
+    told = [(record.levelname, record.message) for record in caplog.records]
+    assert told == [
+        ("WARNING", "a is in cooldown for 30 s"),
+        ("WARNING", "a is in cooldown for 60 s"),
+        ("INFO", "a answers again: its cooldown has ended"),
+    ]
 
 
 def test_failures_count_in_a_row_only(drill: Drill) -> None:
@@ -407,7 +424,7 @@ def test_each_failed_probe_doubles_the_rest_up_to_a_limit(
     drill.over(BUSY, "b!", cooldown=CooldownPolicy(failure_threshold=1, duration=duration))
     for rest in rests:
         drill.call()
-        (resting,) = drill.gateway.explain().resting
+        (resting,) = drill.gateway.explain().deferred
         assert resting.until == drill.clock.now() + timedelta(seconds=rest)
         drill.clock.spend(rest)
 
@@ -417,7 +434,7 @@ def test_the_server_says_how_long_to_rest(drill: Drill, told: str, rest: float) 
     """Up to `max_duration`."""
     drill.over(ServerError(429, told), "b!", cooldown=CooldownPolicy(failure_threshold=1))
     drill.call()
-    (resting,) = drill.gateway.explain().resting
+    (resting,) = drill.gateway.explain().deferred
     assert resting.until == drill.clock.now() + timedelta(seconds=rest)
 
 
@@ -431,7 +448,7 @@ def test_a_server_may_ask_for_more_than_the_doubled_rest(
     drill.call()
     drill.clock.spend(30)
     drill.call()
-    (resting,) = drill.gateway.explain().resting
+    (resting,) = drill.gateway.explain().deferred
     assert resting.until == drill.clock.now() + timedelta(seconds=rest)
 
 
@@ -461,9 +478,67 @@ def test_a_requests_own_fault_never_sends_anybody_to_rest(drill: Drill, fault: E
     assert drill.asked == [5, 5]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_a_matter_of_the_account_starts_the_cooldown_at_once(drill: Drill, status: int) -> None:
+    """Neither a retry nor the next call can mend a key; and it is not retried."""
+    drill.over(ServerError(status, None), "b!", retry=RetryPolicy(), cooldown=CooldownPolicy())
+    for _ in range(5):
+        assert drill.call() == "b!"
+    assert drill.asked == [1, 5]
+
+
+@pytest.mark.parametrize("mistake", [TypeError, ValueError, KeyError, IndexError, AttributeError])
+def test_a_callers_own_mistake_says_nothing_of_a_deployment(
+    drill: Drill, mistake: type[Exception]
+) -> None:
+    """What is wrong with the call is wrong at every deployment."""
+    drill.over(mistake("oops"), "b!", cooldown=CooldownPolicy(failure_threshold=1))
+    for _ in range(5):
+        assert drill.call() == "b!"
+    assert drill.asked == [5, 5]
+
+
+@pytest.mark.parametrize(("least", "asked", "waits"), [("8", 2, [8.0]), ("8.5", 1, [])])
+def test_nobody_waits_long_while_another_is_free(
+    drill: Drill, least: str, asked: int, waits: list[float]
+) -> None:
+    """A `Retry-After` above `max_delay` goes to the next deployment if that may be asked now."""
+    drill.over((ServerError(429, least), "a!"), "b!", retry=RetryPolicy(max_delay=8.0))
+    assert drill.call() == ("a!" if asked == 2 else "b!")
+    assert (drill.asked[0], drill.clock.waits) == (asked, waits)
+
+
+def test_a_deployment_that_may_not_be_asked_is_no_reason_to_go_on(drill: Drill) -> None:
+    """A long `Retry-After` is waited out where the others are restricted or in cooldown."""
+    busy = (ServerError(429, "20"), "b!")
+    drill.over("a!", busy, limits={"time_constraints": NEVER}, retry=RetryPolicy())
+    drill.gateway = drill.gateway.prefer("b")
+    assert drill.call() == "b!"
+    assert drill.clock.waits == [20.0]
+
+
+def test_the_calls_own_deadline_says_nothing_of_a_deployment(drill: Drill) -> None:
+    """Who is cut short before its own timeout has not failed by itself."""
+    once = CooldownPolicy(failure_threshold=1)
+    drill.over([100, "a!"], "b!", limits={"timeout": 5.0}, cooldown=once, timeout=4.0)
+    for _ in range(3):
+        with pytest.raises(AllModelsFailedError):
+            drill.call()
+    assert not drill.gateway.explain().deferred
+
+
+def test_its_own_timeout_counts_beside_a_later_deadline(drill: Drill) -> None:
+    """And a deadline at the very same moment takes nothing from it."""
+    once = CooldownPolicy(failure_threshold=1)
+    drill.over([100, "a!"], "b!", limits={"timeout": 4.0}, cooldown=once, timeout=4.0)
+    with pytest.raises(AllModelsFailedError):
+        drill.call()
+    assert [each.model_name for each in drill.gateway.explain().deferred] == ["a"]
+
+
+@pytest.mark.parametrize("status", [429, 500])
 def test_every_other_failure_counts(drill: Drill, status: int) -> None:
-    """A key that was revoked is as dead as a server."""
+    """What is overloaded or broken for one call is so for the next."""
     drill.over(ServerError(status, None), "b!", cooldown=CooldownPolicy(failure_threshold=2))
     for _ in range(5):
         assert drill.call() == "b!"
@@ -484,7 +559,7 @@ def test_those_at_rest_are_the_last_resort_soonest_to_wake_first(drill: Drill) -
     assert drill.asked == [2, 2, 2]
     plan = drill.gateway.explain()
     assert plan.order[0] == "a"
-    assert [each.model_name for each in plan.resting] == ["b", "c"], "b's extra failure is no news"
+    assert [each.model_name for each in plan.deferred] == ["b", "c"], "b's extra failure is no news"
 
 
 def test_resting_never_turns_a_degraded_service_into_none(drill: Drill) -> None:

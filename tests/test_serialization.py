@@ -741,7 +741,7 @@ def test_pickled_and_deep_copied_gateways_start_with_fresh_health(
     """What one gateway has learnt of its deployments stays with it and its derived ones."""
     cooldown = CooldownPolicy(failure_threshold=1)
     with freeze_time("2026-03-04 12:00"):
-        gateway = gateway_over(says(ValueError()), says("b"), cooldown=cooldown)
+        gateway = gateway_over(says(ConnectionError()), says("b"), cooldown=cooldown)
         gateway.invoke("x")
         assert gateway.explain().order == ("strong", "weak")
         order = duplicate(gateway).explain().order

@@ -22,7 +22,7 @@ from langchain_model_gateway import (
     GatewayRunnable,
     RetryPolicy,
 )
-from langchain_model_gateway.timing import Clock
+from langchain_model_gateway.timing import SystemClock
 
 PRIMARY, BACKUP = Match(model="primary"), Match(model="backup")
 TEXT = "one two three four five six"
@@ -32,7 +32,7 @@ RETRY = RetryPolicy(max_attempts=3, initial_delay=0.1)
 Make = Callable[..., GatewayRunnable]
 
 
-class AllTheJitter(Clock):
+class AllTheJitter(SystemClock):
     """Waits as long as it may: llmock takes a wait shorter than the last for a missing backoff."""
 
     def uniform(self, low: float, high: float) -> float:
@@ -82,8 +82,7 @@ def make(mock: LLMock, runner: asyncio.Runner) -> Iterator[Make]:
             ],
             **rules,
         )
-        gateway._clock = AllTheJitter()
-        return gateway
+        return gateway.with_clock(AllTheJitter())
 
     yield make
     client.close()
@@ -150,7 +149,7 @@ def _is_clean(mock: LLMock, *allowed: str) -> None:
 # --- before the first word: the next deployment answers ---------------------------------------
 
 
-def test_nothing_before_the_timeout_falls_over(mock: LLMock, make: Make, reader: Reader) -> None:
+def test_nothing_before_the_timeout_falls_back(mock: LLMock, make: Make, reader: Reader) -> None:
     """A server that accepts and then is silent costs its timeout, no more."""
     mock.add(SlowFirstToken(3, match=Match(model="primary", stream=True)))
     began = time.monotonic()
@@ -160,7 +159,7 @@ def test_nothing_before_the_timeout_falls_over(mock: LLMock, make: Make, reader:
     assert _threads_end()
 
 
-def test_an_error_answer_falls_over(mock: LLMock, make: Make, reader: Reader) -> None:
+def test_an_error_answer_falls_back(mock: LLMock, make: Make, reader: Reader) -> None:
     """The plain case: no stream at all."""
     mock.add(Fail(503, match=PRIMARY))
     assert reader.read(make()) == "backup here"
@@ -168,7 +167,7 @@ def test_an_error_answer_falls_over(mock: LLMock, make: Make, reader: Reader) ->
 
 
 @pytest.mark.parametrize("kind", ["disconnect", "malformed", "truncate"])
-def test_a_break_behind_the_empty_first_chunk_falls_over(
+def test_a_break_behind_the_empty_first_chunk_falls_back(
     mock: LLMock, make: Make, reader: Reader, kind: Any
 ) -> None:
     """A role is no answer: nothing was committed to."""
@@ -179,7 +178,7 @@ def test_a_break_behind_the_empty_first_chunk_falls_over(
 
 
 @pytest.mark.parametrize("kind", ["disconnect", "malformed", "truncate"])
-def test_a_break_before_anything_falls_over(
+def test_a_break_before_anything_falls_back(
     mock: LLMock, make: Make, reader: Reader, kind: Any
 ) -> None:
     """An empty stream is a failure."""
@@ -187,7 +186,7 @@ def test_a_break_before_anything_falls_over(
     assert reader.read(make()) == "backup here"
 
 
-def test_an_empty_stream_falls_over(mock: LLMock, make: Make, reader: Reader) -> None:
+def test_an_empty_stream_falls_back(mock: LLMock, make: Make, reader: Reader) -> None:
     """One that ends well, and says nothing."""
     mock.reset().add(
         Reply("", times=None, match=PRIMARY), Reply("backup here", times=None, match=BACKUP)
@@ -236,7 +235,7 @@ def test_a_stall_within_the_limit_is_waited_out(mock: LLMock, make: Make, reader
     assert reader.read(make(limits={"stall_timeout": 5})) == TEXT
 
 
-def test_a_silent_end_is_raised_where_it_is_refused(
+def test_a_silent_end_is_raised_where_it_is_rejected(
     mock: LLMock, make: Make, reader: Reader
 ) -> None:
     """Half an answer looks like a whole one to everybody else."""
@@ -305,7 +304,7 @@ def test_an_abandoned_stream_is_closed_at_the_server(
 
 
 def test_the_verdict_on_a_bad_day_is_clean(mock: LLMock, make: Make, reader: Reader) -> None:
-    """Rate limits, an outage, refusals and broken streams, all handled as llmock would have it."""
+    """Rate limits, an outage, rejections and broken streams, handled as llmock would have it."""
     gateway = make(
         limits={"timeout": 5.0, "stall_timeout": 1.0},
         retry=RETRY,
@@ -355,7 +354,7 @@ def test_the_verdict_on_plain_calls_is_clean(
 def test_readers_do_not_disturb_each_other(
     mock: LLMock, make: Make, runner: asyncio.Runner
 ) -> None:
-    """Twenty streams at once: each is whole, or falls over by itself."""
+    """Twenty streams at once: each is whole, or falls back by itself."""
     mock.add(
         StreamFault(
             "disconnect", after_chunks=1, times=5, match=Match(model="primary", stream=True)

@@ -120,7 +120,7 @@ def test_derived_gateways_share_one_health(is_async: bool):
     assert ask(structured, is_async) == Weather(city="Oslo", degrees=4)
     ask(original, is_async)
     assert len(weak.calls) == 1
-    assert original.explain().resting[0].model_name == "weak"
+    assert original.explain().deferred[0].model_name == "weak"
 
 
 @pytest.mark.parametrize("method", ["bind_tools", "with_structured_output"])

@@ -1,0 +1,201 @@
+"""Cooldown as an admission: a circuit breaker for each deployment.
+
+Nothing here waits or does input or output; times are seconds on one monotonic clock, and come from
+outside. A lock is held for a few assignments, never while a model is called.
+"""
+
+from collections import deque
+from datetime import timedelta
+from threading import Lock
+from typing import NamedTuple, Protocol
+
+from langchain_model_gateway.admission import Closed, Moment, Outcome
+from langchain_model_gateway.policies import CooldownPolicy
+
+_NEVER = float("-inf")
+
+
+class Ticket(NamedTuple):
+    """What a circuit remembers an attempt by.
+
+    Attributes:
+        generation: The circuit's generation when the attempt began. Each opening begins a new one,
+            so that what an earlier call comes to says nothing any more.
+        probe: The number of the probe that it is; 0 if it is none.
+    """
+
+    generation: int
+    probe: int = 0
+
+
+class Circuit:
+    """What the recent attempts at one deployment say about it.
+
+    It is closed while calls go through. It opens when failures reach the threshold: the deployment
+    is in cooldown. When that time is over it is half-open: one probe at a time is let through.
+    """
+
+    __slots__ = ("_cooldown", "_failures", "_lock", "_probe", "_probe_ends", "generation", "opens")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.opens = _NEVER
+        """When the cooldown ends."""
+        self._cooldown: float | None = None
+        """The length of the present cooldown in seconds; `None` while closed."""
+        self._failures: deque[float] = deque()
+        self._probe = 0
+        self._probe_ends = _NEVER
+        """When the present probe's place is free again, whatever has become of it."""
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Make a new lock: in a forked process the old one may be held by nobody."""
+        self._lock = Lock()
+
+    def closed_until(self, now: float) -> float | None:
+        """When the next attempt may be made; `None`: now."""
+        if self._cooldown is None:
+            return None
+        until = max(self.opens, self._probe_ends)
+        return until if until > now else None
+
+    def try_acquire(self, now: float, lease: float, *, is_last_resort: bool) -> Ticket | None:
+        """Let an attempt in, if it may.
+
+        Args:
+            now: The present.
+            lease: The seconds for which it holds the probe's place, if it becomes the probe.
+            is_last_resort: Whether to let it in anyway.
+        """
+        if self._cooldown is None:  # the usual case needs no lock: a late ticket is told by its age
+            return Ticket(self.generation)
+        with self._lock:
+            if self.closed_until(now) is not None:
+                return Ticket(self.generation) if is_last_resort else None
+            if self._cooldown is None:
+                return Ticket(self.generation)
+            self._probe += 1
+            self._probe_ends = now + lease
+            return Ticket(self.generation, self._probe)
+
+    def record_success(self, ticket: Ticket) -> bool:
+        """The attempt was answered. Returns whether that has ended a cooldown."""
+        if self._cooldown is None and not self._failures:
+            return False
+        with self._lock:
+            self._release(ticket)
+            if ticket.generation != self.generation:
+                return False
+            self._failures.clear()
+            ended, self._cooldown = self._cooldown is not None, None
+            return ended
+
+    def record_failure(self, ticket: Ticket, policy: CooldownPolicy, outcome: Outcome) -> float:
+        """The attempt failed. Returns the seconds of the cooldown that this has begun, or 0."""
+        with self._lock:
+            self._release(ticket)
+            if ticket.generation != self.generation:
+                return 0
+            if self._cooldown is not None:
+                if not ticket.probe:  # a last resort proves nothing new
+                    return 0
+                return self._open(policy.longer(self._cooldown, outcome.retry_after), outcome.at)
+            self._failures.append(outcome.at)
+            while self._failures[0] < outcome.at - policy.window:
+                self._failures.popleft()
+            if len(self._failures) < policy.failure_threshold and not outcome.is_account_fault:
+                return 0
+            return self._open(policy.first(outcome.retry_after), outcome.at)
+
+    def release(self, ticket: Ticket) -> None:
+        """The attempt says nothing about the deployment."""
+        with self._lock:
+            self._release(ticket)
+
+    def _release(self, ticket: Ticket) -> None:
+        """Give a probe's place back. The lock is held."""
+        if ticket.probe and ticket.probe == self._probe:
+            self._probe_ends = _NEVER
+
+    def _open(self, seconds: float, now: float) -> float:
+        """Begin a cooldown. The lock is held."""
+        self.generation += 1
+        self.opens = now + seconds
+        self._cooldown = seconds
+        self._probe_ends = _NEVER
+        self._failures.clear()
+        return seconds
+
+
+class Listener(Protocol):
+    """Who wants to know of cooldowns."""
+
+    def cooldown_started(self, model_name: str, seconds: float) -> None:
+        """A deployment is in cooldown for so many seconds."""
+
+    def cooldown_ended(self, model_name: str) -> None:
+        """A deployment has answered again."""
+
+
+class Cooldown:
+    """One deployment's circuit under a policy.
+
+    Args:
+        model_name: The deployment's name, for the listener.
+        circuit: Its circuit.
+        policy: The policy.
+        timeout: Seconds that one attempt may take; a probe holds its place for so long.
+        listener: Who wants to know.
+    """
+
+    __slots__ = ("_lease", "circuit", "listener", "model_name", "policy")
+
+    def __init__(
+        self,
+        model_name: str,
+        circuit: Circuit,
+        policy: CooldownPolicy,
+        timeout: float | None,
+        listener: Listener,
+    ) -> None:
+        self.model_name = model_name
+        self.circuit = circuit
+        self.policy = policy
+        self.listener = listener
+        self._lease = policy.duration if timeout is None else timeout
+
+    def closed(self, at: Moment) -> Closed | None:
+        """The cooldown at a moment, with its end, if there is one."""
+        until = self.circuit.closed_until(at.monotonic)
+        if until is None:
+            return None
+        ends = at.now + timedelta(seconds=until - at.monotonic)
+        return Closed("in cooldown after failures", ends)
+
+    def enter(self, at: Moment, *, is_last_resort: bool = False) -> "CooldownPermit | Closed":
+        """Let an attempt in: while closed, as the probe, or as the last resort."""
+        ticket = self.circuit.try_acquire(at.monotonic, self._lease, is_last_resort=is_last_resort)
+        if ticket is not None:
+            return CooldownPermit(self, ticket)
+        return self.closed(at) or Closed("in cooldown after failures", at.now)
+
+
+class CooldownPermit(NamedTuple):
+    """Permission for one attempt, counted by its deployment's circuit."""
+
+    cooldown: Cooldown
+    ticket: Ticket
+
+    def give_back(self, outcome: Outcome) -> None:
+        """The attempt has ended."""
+        cooldown, circuit = self.cooldown, self.cooldown.circuit
+        match outcome.kind:
+            case "answered":
+                if circuit.record_success(self.ticket):
+                    cooldown.listener.cooldown_ended(cooldown.model_name)
+            case "failed":
+                if seconds := circuit.record_failure(self.ticket, cooldown.policy, outcome):
+                    cooldown.listener.cooldown_started(cooldown.model_name, seconds)
+            case "neutral":
+                circuit.release(self.ticket)

@@ -1,0 +1,49 @@
+"""One log line for each decision worth knowing about."""
+
+import logging
+from typing import Final
+
+from langchain_model_gateway._text import one_line
+from langchain_model_gateway.errors import FailedAttempt, ModelRouterError, SkippedModel
+
+logger: Final = logging.getLogger("langchain_model_gateway")
+
+
+class Logs:
+    """What a gateway's calls tell the log."""
+
+    __slots__ = ("_warned_of_loops",)
+
+    def __init__(self) -> None:
+        self._warned_of_loops = False
+
+    def skipped(self, skip: SkippedModel) -> None:
+        """A deployment may not be asked now."""
+        logger.debug("skipped %s", skip)
+
+    def failed(self, failure: FailedAttempt, number: int) -> None:
+        """A call's attempt of that number has failed."""
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("failed attempt %d: %s", number, failure)
+
+    def gave_up(self, error: ModelRouterError) -> None:
+        """A call has no answer."""
+        logger.error("%s", error)
+
+    def cooldown_started(self, model_name: str, seconds: float) -> None:
+        """A deployment is in cooldown for so many seconds."""
+        logger.warning("%s is in cooldown for %.3g s", one_line(model_name, 60), seconds)
+
+    def cooldown_ended(self, model_name: str) -> None:
+        """A deployment has answered again."""
+        logger.info("%s answers again: its cooldown has ended", one_line(model_name, 60))
+
+    def wrong_event_loop(self, model_name: str) -> None:
+        """A client belongs to an event loop that is gone; said once, as it comes with each call."""
+        if not self._warned_of_loops:
+            self._warned_of_loops = True
+            logger.warning(
+                "%s failed because its client belongs to another event loop: keep one loop a "
+                "process, or call batch() in place of asyncio.run() again and again",
+                one_line(model_name, 60),
+            )
