@@ -11,6 +11,7 @@ from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.load import dumpd
 from langchain_core.runnables import (
     Runnable,
+    RunnableConfig,
     RunnableSequence,
     RunnableWithFallbacks,
 )
@@ -64,7 +65,8 @@ class ModelDeployment(BaseModel):
 
     @cached_property
     def _core(self) -> Runnable[Any, Any]:
-        return innermost(self.model)
+        core = innermost(self.model)
+        return core if _answers_questions(core) else ConfigurableModel(core)
 
     @cached_property
     def _client(self) -> Client | None:
@@ -225,6 +227,26 @@ class _Bare(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+class ConfigurableModel(Runnable[Any, Any]):
+    """Stands for a model that the call's config chooses: before, nothing can be asked of it."""
+
+    def __init__(self, model: Runnable[Any, Any]) -> None:
+        self.model = model
+
+    @override
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return self.model.invoke(input, config, **kwargs)
+
+
+def _answers_questions(runnable: Runnable[Any, Any]) -> bool:
+    """Whether attributes can be read: `init_chat_model` without a default raises at each."""
+    try:
+        getattr(runnable, "name", None)
+    except Exception:  # noqa: BLE001 - whatever making the model raises
+        return False
+    return True
 
 
 def innermost(runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:

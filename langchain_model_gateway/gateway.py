@@ -1,6 +1,7 @@
 """`GatewayRunnable`: what a gateway is made of, shows of itself and turns into."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,7 +14,7 @@ from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, PrivateAttr, field_validator
 from typing_extensions import override
 
-from langchain_model_gateway import diagnosis, display, serialization
+from langchain_model_gateway import diagnosis, display, loading, serialization
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
@@ -335,11 +336,15 @@ class GatewayRunnable(RoutedCalls):
 
     @override
     def get_input_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
-        return self.models[0].model.get_input_schema(config)
+        with suppress(Exception):  # a model that the call's config chooses has none before
+            return self.models[0].model.get_input_schema(config)
+        return super().get_input_schema(config)
 
     @override
     def get_output_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
-        return self.models[0].model.get_output_schema(config)
+        with suppress(Exception):
+            return self.models[0].model.get_output_schema(config)
+        return super().get_output_schema(config)
 
     @property
     @override
@@ -417,15 +422,19 @@ class GatewayRunnable(RoutedCalls):
             data: The payload.
             allowed_objects: The models' own classes; nothing outside this list is constructed.
             secrets_map: Secrets by the name the payload refers to them by.
-            deployment_secrets: Secrets of single deployments, by deployment; they come first.
-            secrets_from_env: Whether to read secrets left unnamed from the environment.
+            deployment_secrets: Secrets of single deployments, by name (of one inside a deployment
+                that is a gateway: `"outer/inner"`); they come first.
+            secrets_from_env: Whether to read secrets left unnamed from the environment, and to let
+                clients look there, and among this machine's credentials, for more. Otherwise a
+                secret that is not given is filled with a placeholder.
             init_validator: Called with class path and arguments before each construction, after
                 LangChain's own validator; raises to refuse.
 
         Raises:
-            ValueError: If the payload is malformed, or asks for a class that is not allowed.
+            ValueError: If the payload is malformed, asks for a class that is not allowed, or holds
+                a client that would find secrets by itself, whatever it is given.
         """
-        return serialization.deserialize(
+        return loading.deserialize(
             cls,
             data,
             allowed_objects=allowed_objects,
@@ -436,6 +445,7 @@ class GatewayRunnable(RoutedCalls):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # With the checks of `serialize()`: a pickle holds no key either.
         return serialization.unpickle, (type(self), serialization.picklable(self))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:

@@ -23,7 +23,7 @@ from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError
 from langchain_model_gateway.guards import Guards, Hanging
 from langchain_model_gateway.logs import Logs, logger
 from langchain_model_gateway.policies import CooldownPolicy, RejectFunction, Rejection, RetryPolicy
-from langchain_model_gateway.serialization import secret_values
+from langchain_model_gateway.secrets import secret_values
 from langchain_model_gateway.state import DeploymentState, Memory
 from langchain_model_gateway.timing import Clock
 
@@ -110,7 +110,7 @@ class Target:
                 permits += (entry,)
         return permits
 
-    def secrets(self) -> Iterator[str]:
+    def secrets(self) -> tuple[str, ...]:
         """Its keys, which no text may show."""
         return secret_values(self._core)
 

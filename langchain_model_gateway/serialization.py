@@ -1,44 +1,46 @@
-"""A gateway as data: LangChain's `dumpd`/`load`, made safe by default, and pickle by way of it."""
+"""A gateway as data: LangChain's `dumpd`, made safe by default, and pickle by way of it.
+
+What is written here is read in `loading.py`.
+"""
 
 import builtins
-import json
-import logging
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import pickle
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import langchain_core.exceptions
-from langchain_core._api import suppress_langchain_beta_warning
 from langchain_core.load import dumpd
-from langchain_core.load import load as load_beta
-from langchain_core.load.load import InitValidator, default_init_validator
-from langchain_core.load.serializable import Serializable
-from pydantic import BaseModel, SecretStr
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.classify import quote
 from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.loading import is_gateway, is_node, load, nodes
+from langchain_model_gateway.logs import logger
+from langchain_model_gateway.secrets import models_in, plain_secrets, secret_values, texts
 
 if TYPE_CHECKING:
     from langchain_model_gateway.gateway import GatewayRunnable
 
-logger: Final = logging.getLogger("langchain_model_gateway")
-
 G = TypeVar("G", bound="GatewayRunnable")
 
-_PASSWORD_IN_URL: Final = re.compile(r"://[^/\s:@\"]*:[^/\s@\"]+@")
-# A shorter one is a placeholder, and stands in other words by chance.
-_LEAST_KEY_LENGTH: Final = 8
-_ENDPOINT_KEYS: Final = ("base_url", "api_base", "endpoint", "host")
+_ENDPOINT_KEYS: Final = (
+    *("base_url", "api_base", "api_url", "endpoint", "endpoint_url", "host", "server_url"),
+    *("region", "region_name", "location"),
+)
+
+
+# --- writing ---------------------------------------------------------------------------------
 
 
 def plain_arguments(gateway: "GatewayRunnable") -> dict[str, Any]:
     """The constructor's arguments as plain data, each model in its own LangChain form.
 
     Raises:
-        ValueError: If one has no serialized form.
+        ValueError: If one has no serialized form, or holds a secret in plain text.
     """
     fields = type(gateway).model_fields
     arguments = {
@@ -50,168 +52,17 @@ def plain_arguments(gateway: "GatewayRunnable") -> dict[str, Any]:
     }
     if gateway.exceptions_to_handle != fields["exceptions_to_handle"].default:
         arguments["exceptions_to_handle"] = list(map(_exception_name, gateway.exceptions_to_handle))
-    for deployment in gateway.models:
-        _check_serializable(deployment)
+    for name, deployment in _deployments(gateway):
+        _check_has_form(name, deployment)
+    _check_no_secret(gateway)
     return {"models": [_plain_deployment(deployment) for deployment in gateway.models], **arguments}
 
 
 def serialize(gateway: "GatewayRunnable") -> dict[str, Any]:
-    """`dumpd(gateway)`, with a warning where deployments would get each other's keys."""
+    """`dumpd(gateway)`, with a warning of what a load would not bring back."""
     data: dict[str, Any] = dumpd(gateway)
-    endpoints: dict[str, dict[str, str]] = {}
-    for entry in data["kwargs"]["models"]:
-        for secret in _secret_names(entry["model"]):
-            endpoints.setdefault(secret, {})[entry["model_name"]] = endpoint(entry["model"])
-    for secret, by_name in endpoints.items():
-        if len(set(by_name.values())) > 1:
-            logger.warning(
-                "%s have different endpoints but both call their key %s; load them with "
-                "deployment_secrets={...}, or one endpoint gets the other's key",
-                " and ".join(one_line(name, 60) for name in by_name),
-                secret,
-            )
+    _warn_of_losses(gateway)
     return data
-
-
-def deserialize(
-    cls: type[G],
-    data: object,
-    *,
-    allowed_objects: Sequence[type[Serializable]],
-    secrets_map: Mapping[str, str],
-    deployment_secrets: Mapping[str, Mapping[str, str]],
-    secrets_from_env: bool,
-    init_validator: InitValidator | None,
-) -> G:
-    """`load` with the package's own part filled in, and each deployment its own secrets."""
-    arguments, entries = _checked_payload(cls, data)
-    names = [entry["model_name"] for entry in entries]
-    if unknown := deployment_secrets.keys() - set(names):
-        raise ValueError(f"deployment_secrets names {sorted(unknown)}; the payload has {names}")
-
-    def validate(path: tuple[str, ...], kwargs: dict[str, Any]) -> None:
-        default_init_validator(path, kwargs)
-        if init_validator is not None:
-            init_validator(path, kwargs)
-
-    allowed: list[type[Serializable]] = [cls, *allowed_objects]
-
-    def revive(value: object, secrets: Mapping[str, str]) -> Any:
-        return load(
-            value,
-            allowed_objects=allowed,
-            valid_namespaces=[each.lc_id()[0] for each in allowed],
-            secrets_map=dict(secrets),
-            secrets_from_env=secrets_from_env,
-            init_validator=validate,
-        )
-
-    models = []
-    for position, entry in enumerate(entries):
-        name = entry["model_name"]
-        secrets = {**secrets_map, **deployment_secrets.get(name, {})}
-        model = entry["model"]
-        if not secrets_from_env:
-            # An empty one is none: given it, a client would look for another.
-            secrets = {secret: value for secret, value in secrets.items() if value}
-            missing = _secret_names(model) - secrets.keys()
-            secrets |= {secret: _not_given(name, secret) for secret in missing}
-            model = _without_gaps(name, model, allowed)
-        try:
-            model = revive(model, secrets)
-        except Exception as error:
-            where = f"kwargs.models[{position}] ({one_line(name, 60)!r})"
-            raise ValueError(f"{where} cannot be loaded: {quote(error)}") from error
-        models.append({**entry, "model": model})
-    try:
-        payload = {**data, "kwargs": {**arguments, "models": models}}  # type: ignore[dict-item]
-        gateway = revive(payload, secrets_map)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"the payload cannot be loaded: {quote(error)}") from error
-    assert isinstance(gateway, cls)  # noqa: S101
-    return gateway
-
-
-def _not_given(name: str, secret: str) -> str:
-    """Something in a key's place: a client that is given none would read the environment's."""
-    logger.warning(
-        "deployment %r got no %s: give secrets_map, deployment_secrets or secrets_from_env=True",
-        one_line(name, 60),
-        one_line(secret, 60),
-    )
-    return f"[{one_line(secret, 60)} was not given]"
-
-
-def _without_gaps(name: str, model: Any, allowed: Sequence[type[Serializable]]) -> Any:
-    """A copy of a model's payload that leaves no key to be found in the environment."""
-    model = deepcopy(model)
-    classes = {cls.lc_id()[-1]: cls for cls in allowed}
-    for node in _lc_nodes(model, "constructor"):
-        node.setdefault("kwargs", {})
-        match node:
-            case {"id": [*_, str(cls_name)], "kwargs": dict(given)} if cls_name in classes:
-                cls = classes[cls_name]
-            case _:
-                continue  # for the loader to refuse
-        # A property of instances, though the same for all.
-        for field, secret in cls.__new__(cls).lc_secrets.items():
-            info = cls.model_fields.get(field)
-            spellings = [field, *([info.alias] if info and info.alias else [])]
-            if secret in os.environ and not any(map(given.get, spellings)):
-                given |= dict.fromkeys(spellings, _not_given(name, secret))
-    return model
-
-
-def picklable(gateway: "GatewayRunnable") -> dict[str, Any]:
-    """The constructor's arguments for a pickle: models in their serialized form, without keys.
-
-    A model that has none is left to pickle itself.
-    """
-    entries = []
-    for deployment in gateway.models:
-        entry = dict(deployment)
-        dumped = dumpd(deployment.model)
-        if not any(_unserializable(dumped)):
-            entry["model"] = _Dumped(dumped)
-        entries.append(entry)
-    return {**dict(gateway), "models": entries}
-
-
-def unpickle(cls: type[G], arguments: dict[str, Any]) -> G:
-    """Make a gateway of what `picklable` gave; keys come from the environment."""
-    entries = [
-        {**e, "model": e["model"].load() if isinstance(e["model"], _Dumped) else e["model"]}
-        for e in arguments["models"]
-    ]
-    return cls(**{**arguments, "models": entries})
-
-
-class _Dumped:
-    """A model in serialized form, inside a pickle (which is trusted like the code it names)."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self.data = data
-
-    def load(self) -> Any:
-        paths = {tuple(node["id"]) for node in _lc_nodes(self.data, "constructor")}
-        return load(
-            self.data,
-            allowed_objects="all",
-            valid_namespaces=[path[0] for path in paths],
-            additional_import_mappings={p: p for p in paths if p[0] != "langchain"},
-            secrets_from_env=True,
-        )
-
-
-def load(data: object, **options: Any) -> Any:
-    """LangChain's `load`; that it is in beta is no news to the caller of a gateway."""
-    with suppress_langchain_beta_warning():
-        return load_beta(data, **options)
-
-
-# --- writing ---------------------------------------------------------------------------------
 
 
 def _plain(value: Any) -> Any:
@@ -236,72 +87,104 @@ def _plain_deployment(deployment: ModelDeployment) -> dict[str, Any]:
     return entry
 
 
-def _check_serializable(deployment: ModelDeployment) -> None:
-    name = one_line(deployment.model_name, 60)
-    dumped = dumpd(deployment.model)
-    if (path := next(_unserializable(dumped), None)) is not None:
-        raise ValueError(
-            f"deployment {name!r} cannot be serialized: {path} has no LangChain form; give the "
-            "gateway a model that has one, or build this gateway in code"
+def _deployments(gateway: Any, outer: str = "") -> Iterator[tuple[str, ModelDeployment]]:
+    """The deployments that are no gateways, each with its name as `"outer/inner"`."""
+    for deployment in gateway.models:
+        name = f"{outer}{deployment.model_name}"
+        if is_gateway(type(deployment.core)):
+            yield from _deployments(deployment.core, f"{name}/")
+        else:
+            yield name, deployment
+
+
+def _form(model: Runnable[Any, Any]) -> dict[str, Any] | None:
+    """A model in its LangChain form, `None` if it has none."""
+    try:
+        dumped: dict[str, Any] = dumpd(model)
+    except ValueError:  # a gateway within that has none
+        return None
+    return None if any(nodes(dumped, "not_implemented")) else dumped
+
+
+def _check_has_form(name: str, deployment: ModelDeployment) -> None:
+    if (node := next(nodes(dumpd(deployment.model), "not_implemented"), None)) is not None:
+        path = ".".join(node.get("id") or [deployment.model_class])
+        _refuse(
+            name,
+            f"{path} has no LangChain form; give the gateway a model that has one, or build "
+            "this gateway in code",
         )
-    text = json.dumps(dumped)
-    for secret in secret_values(deployment.core):
-        if secret in text:
-            raise ValueError(
-                f"deployment {name!r} cannot be serialized: its key also stands in plain text in "
-                "the model's arguments (default_headers, say)"
+
+
+def _check_no_secret(gateway: "GatewayRunnable") -> None:
+    """Raise if what would be written of a model holds a secret, its own or another's."""
+    deployments = list(_deployments(gateway))
+    secrets = {secret for _, each in deployments for secret in secret_values(each.model)}
+    for name, deployment in deployments:
+        dumped = _form(deployment.model)
+        if dumped is None:
+            continue
+        if any(secret in text for _, text in texts(dumped) for secret in secrets):
+            _refuse(
+                name,
+                "a key also stands in plain text in the model's arguments (default_headers, "
+                "say, or a URL)",
             )
-    if _PASSWORD_IN_URL.search(text):
-        raise ValueError(
-            f"deployment {name!r} cannot be serialized: a URL in the model's arguments holds a "
-            "password, which would be written in plain text"
-        )
+        if any(plain_secrets(dumped)):
+            _refuse(name, "a URL or a header in the model's arguments holds a password or a key")
 
 
-def _unserializable(data: Any) -> Iterator[str]:
-    """The class paths of what `dumpd` could only write as a repr."""
-    for node in _lc_nodes(data, "not_implemented"):
-        yield ".".join(node.get("id") or ["an object"])
+def _refuse(name: str, why: str) -> NoReturn:
+    raise ValueError(f"deployment {one_line(name, 60)!r} cannot be serialized: {why}")
 
 
-def _secret_names(data: Any) -> set[str]:
-    ids = (node.get("id") for node in _lc_nodes(data, "secret"))
-    # A malformed one is for the loader to refuse.
-    return {i[0] for i in ids if isinstance(i, list) and len(i) == 1 and isinstance(i[0], str)}
+def _warn_of_losses(gateway: "GatewayRunnable") -> None:
+    """Tell of what neither a payload nor a pickle brings back."""
+    users: defaultdict[str, dict[str, set[object]]] = defaultdict(dict)
+    for name, deployment in _deployments(gateway):
+        if (form := _form(deployment.model)) is None:
+            continue
+        for node in nodes(form, "constructor"):
+            for secret in _secret_names(node):
+                place = (endpoint(node), secret_values(deployment.core))
+                users[secret].setdefault(name, set()).add(place)
+        _warn_of_left_out(name, deployment)
+    for secret, places in users.items():
+        if len(set().union(*places.values())) > 1:
+            logger.warning(
+                "%s have different endpoints or keys, but all call their key %s; load them with "
+                "deployment_secrets={...}, or one gets the other's key",
+                " and ".join(one_line(name, 60) for name in places),
+                one_line(secret, 60),
+            )
 
 
-def _lc_nodes(data: Any, kind: str) -> Iterator[dict[str, Any]]:
-    """Every node of one kind in a dump, escaped user data left out."""
-    if isinstance(data, dict):
-        if "__lc_escaped__" in data:
-            return
-        if data.get("lc") == 1 and data.get("type") == kind:
-            yield data
-        for value in data.values():
-            yield from _lc_nodes(value, kind)
-    elif isinstance(data, list):
-        for value in data:
-            yield from _lc_nodes(value, kind)
+def _warn_of_left_out(name: str, deployment: ModelDeployment) -> None:
+    models = models_in(deployment.model)
+    for attribute in ("rate_limiter", "cache"):
+        if any(getattr(model, attribute, None) is not None for model in models):
+            logger.warning(
+                "the %s of deployment %r is left out: LangChain does not serialize it",
+                attribute,
+                one_line(name, 60),
+            )
 
 
-def secret_values(model: object) -> Iterator[str]:
-    """The values of a model's keys, as they would stand in JSON."""
-    for name in getattr(model, "lc_secrets", {}):
-        value = getattr(model, name, None)
-        secret = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if isinstance(secret, str) and len(secret) >= _LEAST_KEY_LENGTH:
-            yield json.dumps(secret)[1:-1]
+def _secret_names(node: dict[str, Any]) -> set[str]:
+    """The names of the secrets among a constructor's own arguments."""
+    arguments = node.get("kwargs", {}).values()
+    return {each["id"][0] for each in arguments if is_node(each, "secret")}
 
 
 def endpoint(data: Any) -> str:
     """What a dump says of where its model is reached."""
     found = [
         f"{key}={value}"
-        for node in _lc_nodes(data, "constructor")
+        for node in nodes(data, "constructor")
         for key, value in node.get("kwargs", {}).items()
         if isinstance(value, str) and key.endswith(_ENDPOINT_KEYS)
     ]
-    classes = [".".join(node["id"]) for node in _lc_nodes(data, "constructor")]
+    classes = [".".join(node["id"]) for node in nodes(data, "constructor")]
     return " ".join(sorted(found) or classes)
 
 
@@ -322,9 +205,6 @@ def _exception_class(name: str) -> type[BaseException] | None:
     return None
 
 
-# --- reading ---------------------------------------------------------------------------------
-
-
 def exception_class(name: str) -> type[BaseException]:
     """The exception class a payload names.
 
@@ -336,28 +216,81 @@ def exception_class(name: str) -> type[BaseException]:
     return found
 
 
-def _checked_payload(
-    cls: type["GatewayRunnable"], data: object
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A payload's arguments and deployments, before anything of it is constructed."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"a payload is a dict, got {type(data).__name__}")
-    if data.get("lc") != 1 or data.get("type") != "constructor":
-        raise ValueError("the payload is no LangChain object: 'lc' must be 1, 'type' 'constructor'")
-    if data.get("id") != cls.lc_id():
-        raise ValueError(f"the payload's 'id' must be {cls.lc_id()}")
-    arguments = data.get("kwargs")
-    if not isinstance(arguments, Mapping):
-        raise ValueError(f"the payload's 'kwargs' must be a dict, got {type(arguments).__name__}")
-    entries = arguments.get("models")
-    if not isinstance(entries, list) or not entries:
-        raise ValueError("the payload's 'kwargs.models' must be a list of deployments")
-    for position, entry in enumerate(entries):
-        where = f"the payload's 'kwargs.models[{position}]'"
-        if not isinstance(entry, Mapping):
-            raise ValueError(f"{where} must be a dict, got {type(entry).__name__}")
-        if not isinstance(entry.get("model_name"), str):
-            raise ValueError(f"{where} needs a 'model_name', a string")
-        if not isinstance(entry.get("model"), Mapping):
-            raise ValueError(f"{where} needs a 'model', a serialized LangChain object")
-    return dict(arguments), [dict(entry) for entry in entries]
+# --- pickle ----------------------------------------------------------------------------------
+
+
+def picklable(gateway: "GatewayRunnable") -> dict[str, Any]:
+    """The constructor's arguments for a pickle: models in their serialized form, without keys.
+
+    A model that has none is left to pickle itself.
+
+    Raises:
+        ValueError: If a pickle would hold a secret in plain text.
+        TypeError: If a model can be pickled in no way.
+    """
+    _check_no_secret(gateway)
+    _warn_of_losses(gateway)
+    entries = [{**dict(each), "model": _picklable_model(each)} for each in gateway.models]
+    return {**dict(gateway), "models": entries}
+
+
+def _picklable_model(deployment: ModelDeployment) -> object:
+    if (form := _form(deployment.model)) is not None:
+        return _Dumped(form)
+    if not is_gateway(type(deployment.model)):
+        _check_own_pickle(deployment)
+    return deployment.model
+
+
+def _check_own_pickle(deployment: ModelDeployment) -> None:
+    name = one_line(deployment.model_name, 60)
+    try:
+        data = _pickled(deployment.model)
+    except Exception as error:
+        raise TypeError(
+            f"deployment {name!r} cannot be pickled: {deployment.model_class} has no LangChain "
+            f"form, and its own pickle fails: {quote(error)}"
+        ) from error
+    if any(secret.encode() in data for secret in secret_values(deployment.model)):
+        raise ValueError(
+            f"deployment {name!r} cannot be pickled: {deployment.model_class} has no LangChain "
+            "form, and its own pickle holds a key in plain text; build this gateway where it "
+            "is used"
+        )
+
+
+def _pickled(model: Runnable[Any, Any]) -> bytes:
+    try:
+        return pickle.dumps(model)
+    except Exception:
+        # Where it is loaded, it is what pickles us, and it takes what pickle does not.
+        if (cloudpickle := sys.modules.get("cloudpickle")) is None:
+            raise
+        data: bytes = cloudpickle.dumps(model)
+        return data
+
+
+def unpickle(cls: type[G], arguments: dict[str, Any]) -> G:
+    """Make a gateway of what `picklable` gave; keys come from the environment."""
+    entries = [
+        {**e, "model": e["model"].load() if isinstance(e["model"], _Dumped) else e["model"]}
+        for e in arguments["models"]
+    ]
+    return cls(**{**arguments, "models": entries})
+
+
+class _Dumped:
+    """A model in serialized form, inside a pickle (which is trusted like the code it names)."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+    def load(self) -> Any:
+        paths = {tuple(node["id"]) for node in nodes(self.data, "constructor")}
+        return load(
+            self.data,
+            allowed_objects="all",
+            valid_namespaces=[path[0] for path in paths],
+            additional_import_mappings={p: p for p in paths if p[0] != "langchain"},
+            secrets_from_env=True,
+        )
