@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-next lint format types notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo test test-lowest test-next lint format types notebooks mutants bench instructions build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -9,6 +9,7 @@ VERSION = $(or $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_inf
   PYTHON=$(PYTHON) does not start))
 VENV ?= .venv$(if $(filter-out $(DEFAULT_PYTHON),$(PYTHON)),-$(VERSION))
 VENV := $(VENV)
+LOWEST := $(VENV)-lowest
 BIN := $(VENV)/bin
 TEST_FILE ?= tests
 LANGCHAIN_CORE_MAIN := git+https://github.com/langchain-ai/langchain@master\#subdirectory=libs/core
@@ -22,6 +23,9 @@ demo: $(VENV)/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_AP
 
 test: $(VENV)/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+
+test-lowest: $(LOWEST)/.ready ## Run the tests with the lowest versions that pyproject.toml allows.
+	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
 
 test-next: ## Run the tests against langchain-core's main branch, in an environment of their own.
 	@$(MAKE) --no-print-directory VENV=.venv-next .venv-next/.test-ready
@@ -58,6 +62,14 @@ instructions: .bench-venv/.ready ## Count the instructions of a healthy call; ne
 	@$(PYTHON) -m venv .bench-venv
 	@.bench-venv/bin/python -m pip install --quiet --upgrade pip
 	@.bench-venv/bin/python -m pip install --quiet --editable . --group bench
+	@touch $@
+
+$(LOWEST)/.ready: pyproject.toml
+	@$(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	@$(LOWEST)/bin/python scripts/lowest > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --editable . --group test \
+	  --constraint $(LOWEST)/constraints.txt
 	@touch $@
 
 build: $(VENV)/.dev-ready ## Build the wheel into dist/.

@@ -1,9 +1,8 @@
 """`GatewayChatModel`: the gateway for code that insists on a `BaseChatModel`."""
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -13,19 +12,24 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import (
     BaseChatModel,
     BaseLanguageModel,
+    LangSmithParams,
     LanguageModelInput,
     ModelProfile,
 )
-from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
-from langchain_core.language_models.base import LangSmithParams
-from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from langchain_model_gateway._compat import start_producer, typed_events
 from langchain_model_gateway.gateway import GatewayRunnable
+
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_model_stream import (
+        AsyncChatModelStream,
+        ChatModelStream,
+    )
 
 _CONFIG_ARGUMENTS: Final = ("tags", "metadata", "run_name", "run_id")
 
@@ -134,11 +138,12 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
-    ) -> ChatModelStream:
+    ) -> "ChatModelStream":
         _, kwargs = _as_config(None, stop, kwargs)
+        typed = typed_events()
         chunks = self.stream(input, config, **kwargs)
-        events = chunks_to_events(ChatGenerationChunk(message=chunk) for chunk in chunks)
-        stream = ChatModelStream()
+        events = typed.chunks_to_events(ChatGenerationChunk(message=chunk) for chunk in chunks)
+        stream: ChatModelStream = typed.chat_model_stream()
 
         def pump() -> bool:
             try:
@@ -161,15 +166,16 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
-    ) -> AsyncChatModelStream:
+    ) -> "AsyncChatModelStream":
         _, kwargs = _as_config(None, stop, kwargs)
-        stream = AsyncChatModelStream()
+        typed = typed_events()
+        stream: AsyncChatModelStream = typed.async_chat_model_stream()
 
         async def produce() -> None:
             try:
                 async with aclosing(self.astream(input, config, **kwargs)) as chunks:
                     generated = (ChatGenerationChunk(message=chunk) async for chunk in chunks)
-                    async for event in achunks_to_events(generated):
+                    async for event in typed.achunks_to_events(generated):
                         stream.dispatch(event)
             except BaseException as error:
                 stream.fail(error)  # for the stream's reader to raise
@@ -177,9 +183,7 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
                     raise
 
         async def start() -> None:
-            # The stream's own aclose() cancels the producer it finds here.
-            if stream._producer_task is None:  # noqa: SLF001
-                stream._producer_task = asyncio.create_task(produce())  # noqa: SLF001
+            start_producer(stream, produce)
 
         stream.set_start(start)
         return stream

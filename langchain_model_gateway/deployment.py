@@ -25,6 +25,7 @@ from pydantic import (
 )
 from typing_extensions import override
 
+from langchain_model_gateway._compat import provider_name
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.history import Client, client_of
@@ -76,7 +77,7 @@ class ModelDeployment(BaseModel):
     def _provider(self) -> str:
         if isinstance(self._core, BaseChatModel):
             with suppress(Exception):  # a stranger's code; a name is not worth a fallback
-                return str(self._core._get_ls_params().get("ls_provider") or self.model_class)  # noqa: SLF001
+                return str(provider_name(self._core) or self.model_class)
         return self.model_class
 
     @field_validator("model_name", mode="before")

@@ -60,7 +60,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         run = Run(self, input, config)
-        if not run.is_heard:
+        if not run.has_listeners:
             return self._invoke(run, kwargs)
         with run:
             run.output = self._invoke(run, kwargs)
@@ -73,19 +73,19 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 call.routing.clock.sleep(step.seconds)
                 continue
-            target, child = step.target, run.child(step.target.model_name)
+            model, child = run.attempt(step.target.model, step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.value, kwargs))
+                value, own = map(_own, step.given(run.input, kwargs))
                 if step.seconds is None:
-                    answer = target.model.invoke(value, child, **own)
+                    answer = model.invoke(value, child, **own)
                 else:
-                    ask = partial(target.model.invoke, value, child, **own)
-                    answer = guards.call(step.seconds, ask, target.hanging)
+                    ask = partial(model.invoke, value, child, **own)
+                    answer = guards.call(step.seconds, ask, step.target.hanging)
                 step.answered(answer)
             except BaseException as error:  # the attempt decides
                 if not step.failed(error):
                     raise
-                run.fell_over(call.failures)
+                run.report_failure(call.failures)
         return call.answer
 
     @override
@@ -93,7 +93,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         run = Run(self, input, config)
-        if not run.is_heard:
+        if not run.has_listeners:
             return await self._ainvoke(run, kwargs)
         async with run:
             run.output = await self._ainvoke(run, kwargs)
@@ -106,10 +106,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 await call.routing.clock.asleep(step.seconds)
                 continue
-            child = run.child(step.target.model_name)
+            model, child = run.attempt(step.async_model(), step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.value, kwargs))
-                answer = step.async_model().ainvoke(value, child, **own)
+                value, own = map(_own, step.given(run.input, kwargs))
+                answer = model.ainvoke(value, child, **own)
                 if step.seconds is not None:
                     answer = guards.acall(step.seconds, answer)
                 step.answered(await answer)
@@ -117,7 +117,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 error = cancellation_behind(raised, before)
                 if not step.failed(error):
                     raise error  # noqa: B904 - it is `raised`, or what is behind it
-                await run.afell_over(call.failures)
+                await run.areport_failure(call.failures)
         return call.answer
 
     @override
@@ -126,7 +126,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     ) -> Generator[Any, None, None]:
         run = Run(self, input, config)
         chunks = self._chunks(run, kwargs)
-        return run.recorded(chunks) if run.is_heard else chunks
+        return run.recorded(chunks) if run.has_listeners else chunks
 
     def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
         call = self._call(run.config, kwargs)
@@ -135,11 +135,11 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 call.routing.clock.sleep(step.seconds)
                 continue
-            target, child = step.target, run.child(step.target.model_name)
+            model, child = run.attempt(step.target.model, step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.value, kwargs))
-                chunks = iter(target.model.stream(value, child, **own))
-                chunks = step.guarded(chunks, guards.stream, target.hanging)
+                value, own = map(_own, step.given(run.input, kwargs))
+                chunks = iter(model.stream(value, child, **own))
+                chunks = step.guarded(chunks, guards.stream, step.target.hanging)
                 try:
                     for chunk in chunks:
                         yield from step.received(chunk)
@@ -152,7 +152,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             except BaseException as error:
                 if not step.failed(error):
                     raise
-                run.fell_over(call.failures)
+                run.report_failure(call.failures)
 
     @override
     def astream(
@@ -160,7 +160,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
     ) -> AsyncGenerator[Any, None]:
         run = Run(self, input, config)
         chunks = self._achunks(run, kwargs)
-        return run.arecorded(chunks) if run.is_heard else chunks
+        return run.arecorded(chunks) if run.has_listeners else chunks
 
     async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
         call, before = self._call(run.config, kwargs), cancellations()
@@ -169,10 +169,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
             if isinstance(step, Wait):
                 await call.routing.clock.asleep(step.seconds)
                 continue
-            child = run.child(step.target.model_name)
+            model, child = run.attempt(step.async_model(streams=True), step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.value, kwargs))
-                chunks = aiter(step.async_model(streams=True).astream(value, child, **own))
+                value, own = map(_own, step.given(run.input, kwargs))
+                chunks = aiter(model.astream(value, child, **own))
                 chunks = step.guarded(chunks, guards.astream)
                 try:
                     async for chunk in chunks:
@@ -189,7 +189,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, Any]):
                 error = cancellation_behind(raised, before)
                 if not step.failed(error):
                     raise error  # noqa: B904 - it is `raised`, or what is behind it
-                await run.afell_over(call.failures)
+                await run.areport_failure(call.failures)
 
     @override
     async def atransform(

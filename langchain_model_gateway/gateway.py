@@ -6,11 +6,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from langchain_core.load.load import InitValidator
-from langchain_core.load.serializable import Serializable, SerializedConstructor
+from langchain_core.load import InitValidator, Serializable
+from langchain_core.load.serializable import SerializedConstructor
 from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig
 from langchain_core.runnables.utils import get_unique_config_specs
-from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, PrivateAttr, field_validator
 from typing_extensions import override
 
@@ -35,6 +34,7 @@ from langchain_model_gateway.timing import Clock, SystemClock
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
+    from langchain_core.utils.pydantic import TypeBaseModel
 
     from langchain_model_gateway.chat_model import GatewayChatModel
 
@@ -335,13 +335,13 @@ class GatewayRunnable(RoutedCalls):
         return self.models[0].model.OutputType
 
     @override
-    def get_input_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
+    def get_input_schema(self, config: RunnableConfig | None = None) -> "TypeBaseModel":
         with suppress(Exception):  # a model that the call's config chooses has none before
             return self.models[0].model.get_input_schema(config)
         return super().get_input_schema(config)
 
     @override
-    def get_output_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
+    def get_output_schema(self, config: RunnableConfig | None = None) -> "TypeBaseModel":
         with suppress(Exception):
             return self.models[0].model.get_output_schema(config)
         return super().get_output_schema(config)

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from langchain_core._api import suppress_langchain_beta_warning
+from langchain_core.load import InitValidator, Serializable
 from langchain_core.load import load as load_beta
-from langchain_core.load.load import InitValidator, default_init_validator
-from langchain_core.load.serializable import Serializable
 
+from langchain_model_gateway._compat import default_init_validator, suppress_beta_warning
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.classify import quote
 from langchain_model_gateway.logs import logger
@@ -28,7 +27,7 @@ _MOST_DEPTH: Final = 200
 
 def load(data: object, **options: Any) -> Any:
     """LangChain's `load`; that it is in beta is no news to the caller of a gateway."""
-    with suppress_langchain_beta_warning():
+    with suppress_beta_warning():
         return load_beta(data, **options)
 
 

@@ -174,10 +174,12 @@ def _wake(model: BaseModel) -> None:
 
 def _declared(value: object) -> Mapping[str, str]:
     """What the class of a LangChain object, or of a blank one, says its secrets are."""
-    with suppress(Exception):
-        if isinstance(value, Serializable):
-            return dict(value.lc_secrets)
-    return {}
+    if not isinstance(value, Serializable):
+        return {}
+    try:
+        return dict(value.lc_secrets)
+    except Exception:  # noqa: BLE001 - a stranger's code; what does not tell is all taken for one
+        return dict.fromkeys(type(value).model_fields, "")
 
 
 # --- in the environment ----------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """The gateway's run in a trace: one for the call, one child for each attempt.
 
-Where nobody listens there is no run, and the same code has less to do.
+With no handler or tracer attached, no run is created, and the same code has less to do.
 """
 
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
-from functools import cache, reduce
+from functools import reduce
 from operator import add
 from typing import Any, Final, Self
 
@@ -13,38 +13,39 @@ from langchain_core.callbacks import (
     adispatch_custom_event,
     dispatch_custom_event,
 )
-from langchain_core.globals import get_debug
 from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
-    var_child_runnable_config,
 )
-from langchain_core.tracers._streaming import _StreamingCallbackHandler
-from langchain_core.utils.env import env_var_is_set
 
+from langchain_model_gateway._compat import enclosed_by, enclosing_config, has_listeners, tapped
 from langchain_model_gateway.errors import FailedAttempt
+from langchain_model_gateway.guards import aclose, close
 
 DEPLOYMENT_TAG: Final = "gateway:deployment:"
 ATTEMPT_TAG: Final = "gateway:attempt:"
+DEPLOYMENT_METADATA: Final = "gateway_deployment"
 FALLBACK_EVENT: Final = "gateway_fallback"
 
 _OF_ONE_RUN: Final = frozenset({"run_id", "run_name"})
+_END: Final = object()
 
 
 class Run:
-    """The run of one call. Where nobody listens it is never entered, and hands on the config only.
+    """The run of one call. With no handler attached it is never entered, and only gives configs.
 
     Args:
         runnable: Whose call it is; the run has its name, unless the config has one.
-        value: The call's input.
+        input: The call's input.
         config: The call's config.
 
     Attributes:
-        value: The call's input.
-        config: The config with what it leaves out from the run around; `None` if there is neither.
-        is_heard: Whether somebody listens, so that it has to be entered (sync or async).
+        input: The call's input.
+        config: The caller's config, completed from the enclosing run's; `None` if there is neither.
+        has_listeners: Whether a handler or tracer is attached, so that it has to be entered (sync
+            or async).
         output: What the run is reported to have given.
     """
 
@@ -55,14 +56,14 @@ class Run:
     _attempts = 0
 
     def __init__(
-        self, runnable: Runnable[Any, Any], value: Any, config: RunnableConfig | None
+        self, runnable: Runnable[Any, Any], input: Any, config: RunnableConfig | None
     ) -> None:
         self._runnable = runnable
-        self.value = value
-        if (around := var_child_runnable_config.get()) is not None:
-            config = _inherited(around, config)
+        self.input = input
+        if (enclosing := enclosing_config()) is not None:
+            config = _completed(config, enclosing)
         self.config = config
-        self.is_heard = _somebody_listens(config)
+        self.has_listeners = has_listeners(None if config is None else config.get("callbacks"))
 
     def __enter__(self) -> Self:
         config, start = self._started()
@@ -91,36 +92,55 @@ class Run:
         self.config = config = ensure_config(self.config)
         return config, {
             "serialized": None,
-            "inputs": self.value,
+            "inputs": self.input,
             "name": config.get("run_name") or self._runnable.get_name(),
             "run_id": config.get("run_id"),
         }
 
-    def child(self, model_name: str) -> RunnableConfig | None:
-        """The config for the next attempt: the caller's own, with a child run where one is kept."""
+    def attempt(self, model: Any, model_name: str) -> tuple[Any, RunnableConfig | None]:
+        """The next attempt's model and config; in a trace it is a child of this run.
+
+        Args:
+            model: The deployment's model.
+            model_name: The deployment's name.
+
+        Returns:
+            What to call, with `invoke`, `ainvoke`, `stream` and `astream`, and the config to call
+            it with: the caller's own, which a model may edit, or `None` if there is none.
+        """
         if self.config is None:
-            return None
-        config = self._handed_on()
-        if self._manager is not None:
-            self._attempts += 1
-            # In the config and not in get_child(): only there they reach runs below a retry.
-            tags = [DEPLOYMENT_TAG + model_name]
-            if self._attempts > 1:
-                tags.append(f"{ATTEMPT_TAG}{self._attempts}")
-            config["tags"] = [*(config.get("tags") or ()), *tags]
+            return model, None
+        if self._manager is None:
+            return model, self._copied_config()
+        return _Enclosed(model), self._child_config(model_name)
+
+    def _child_config(self, model_name: str) -> RunnableConfig:
+        """The config for a child run."""
+        config = self._copied_config()
+        self._attempts += 1
+        # In the config and not in get_child(): only there they reach runs below a retry.
+        tags = [DEPLOYMENT_TAG + model_name]
+        if self._attempts > 1:
+            tags.append(f"{ATTEMPT_TAG}{self._attempts}")
+        config["tags"] = [*(config.get("tags") or ()), *tags]
+        metadata = config.setdefault("metadata", {})
+        if outer := metadata.get(DEPLOYMENT_METADATA):
+            model_name = f"{outer}/{model_name}"  # a gateway within a gateway
+        metadata[DEPLOYMENT_METADATA] = model_name
         return config
 
-    def fell_over(self, failures: Sequence[FailedAttempt]) -> None:
-        """Tell those who listen to events that an attempt failed."""
+    def report_failure(self, failures: Sequence[FailedAttempt]) -> None:
+        """Send the handlers of custom events one about the attempt that failed last."""
         if self._manager is not None:
-            dispatch_custom_event(FALLBACK_EVENT, _event(failures), config=self._handed_on())
+            dispatch_custom_event(FALLBACK_EVENT, _event(failures), config=self._copied_config())
 
-    async def afell_over(self, failures: Sequence[FailedAttempt]) -> None:
-        """Tell those who listen to events that an attempt failed."""
+    async def areport_failure(self, failures: Sequence[FailedAttempt]) -> None:
+        """`report_failure`, async."""
         if self._manager is not None:
-            await adispatch_custom_event(FALLBACK_EVENT, _event(failures), config=self._handed_on())
+            config = self._copied_config()
+            await adispatch_custom_event(FALLBACK_EVENT, _event(failures), config=config)
 
-    def _handed_on(self) -> RunnableConfig:
+    def _copied_config(self) -> RunnableConfig:
         """A copy of the config: a model must not edit the next one's."""
         own: Any = {
             key: value.copy() if isinstance(value, (list, dict)) else value
@@ -132,40 +152,88 @@ class Run:
         return own  # type: ignore[no-any-return]
 
     def recorded(self, chunks: Generator[Any, None, None]) -> Generator[Any, None, None]:
-        """Pass chunks through, letting those who listen see them, and the run end with them."""
-        seen: list[Any] = []
+        """Pass chunks through, showing them to the handlers; the run ends with them."""
+        received: list[Any] = []
         with self:
             try:
                 with closing(chunks):
                     for chunk in self._tapped(chunks, "tap_output_iter"):
-                        seen.append(chunk)
+                        received.append(chunk)
                         yield chunk
             finally:
-                self.output = merged(seen)
+                self.output = merged(received)
 
     async def arecorded(self, chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
         """`recorded`, async."""
-        seen: list[Any] = []
+        received: list[Any] = []
         async with self:
             try:
                 async with aclosing(chunks):
                     async for chunk in self._tapped(chunks, "tap_output_aiter"):
-                        seen.append(chunk)
+                        received.append(chunk)
                         yield chunk
             finally:
-                self.output = merged(seen)
+                self.output = merged(received)
 
     def _tapped(self, chunks: Any, method: str) -> Any:
-        for handler in self._manager.handlers:
-            if isinstance(handler, _StreamingCallbackHandler):
-                return getattr(handler, method)(self._manager.run_id, chunks)
-        return chunks
+        return tapped(chunks, self._manager.handlers, self._manager.run_id, method)
 
 
-def _inherited(around: RunnableConfig, config: RunnableConfig | None) -> RunnableConfig:
-    """A config with what it leaves out from the run around it, as `ensure_config` has it."""
+class _Enclosed:
+    """A model whose every call runs with its own config as the enclosing run's.
+
+    Inside a chain or an agent a `RunnableBinding` prefers the enclosing run's callbacks to those it
+    is given. Its run would stand beside the gateway's, not below.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def invoke(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:
+        with enclosed_by(config):
+            return self._model.invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:
+        with enclosed_by(config):
+            return await self._model.ainvoke(input, config, **kwargs)
+
+    # Only while a chunk is awaited: a generator shares its context with its reader.
+
+    def stream(
+        self, input: Any, config: RunnableConfig, **kwargs: Any
+    ) -> Generator[Any, None, None]:
+        with enclosed_by(config):
+            chunks = iter(self._model.stream(input, config, **kwargs))
+        try:
+            while True:
+                with enclosed_by(config):
+                    chunk = next(chunks, _END)
+                if chunk is _END:
+                    return
+                yield chunk
+        finally:
+            close(chunks)
+
+    async def astream(
+        self, input: Any, config: RunnableConfig, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        with enclosed_by(config):
+            chunks = aiter(self._model.astream(input, config, **kwargs))
+        try:
+            while True:
+                with enclosed_by(config):
+                    chunk = await anext(chunks, _END)
+                if chunk is _END:
+                    return
+                yield chunk
+        finally:
+            await aclose(chunks)
+
+
+def _completed(config: RunnableConfig | None, enclosing: RunnableConfig) -> RunnableConfig:
+    """The caller's config, completed from the enclosing run's as `ensure_config` does it."""
     given = {key: value for key, value in (config or {}).items() if value is not None}
-    return {**around, **given}  # type: ignore[typeddict-item]
+    return {**enclosing, **given}  # type: ignore[typeddict-item]
 
 
 def _event(failures: Sequence[FailedAttempt]) -> dict[str, Any]:
@@ -176,31 +244,6 @@ def _event(failures: Sequence[FailedAttempt]) -> dict[str, Any]:
         "error": type(failure.exception).__name__,
         "attempt": len(failures),
     }
-
-
-def _somebody_listens(config: RunnableConfig | None) -> bool:
-    """Whether a callback manager for this config would have any handler, without making one."""
-    callbacks: Any = None if config is None else config.get("callbacks")
-    if callbacks is not None and getattr(callbacks, "handlers", callbacks):
-        return True
-    tracing_is_on, hooks = _tracing()
-    if tracing_is_on() or get_debug():
-        return True
-    for var, _, handler_class, env_var in hooks:
-        if var.get() is not None or (handler_class and env_var and env_var_is_set(env_var)):
-            return True
-    return False
-
-
-@cache
-def _tracing() -> tuple[Any, Any]:
-    # Imported with the first call, as LangChain does: it is a large part of what tracing costs.
-    from langchain_core.tracers.context import (  # noqa: PLC0415
-        _configure_hooks,
-        _tracing_v2_is_enabled,
-    )
-
-    return _tracing_v2_is_enabled, _configure_hooks
 
 
 def merged(chunks: list[Any]) -> Any:

@@ -294,6 +294,13 @@ def test_where_each_clients_timeout_stands(name: str, field: str, seconds: Any) 
     assert findings(gateway_over(limited, says("b"))) == []
 
 
+def test_openrouters_timeout_is_in_milliseconds() -> None:
+    """A timeout is told in seconds, whatever unit its library takes."""
+    model = stand_in("ChatOpenRouter", request_timeout=30_000).bind(retries=None)
+    told = " ".join(map(str, findings(gateway_over(model, says("b"), timeout=20, cooldown={}))))
+    assert "one attempt may take 30 s, the whole call only 20 s" in told
+
+
 @pytest.mark.parametrize(
     ("name", "field"),
     [

@@ -6,14 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import langsmith
 import pytest
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain.agents import create_agent
+from langchain_core.callbacks import (
+    AsyncCallbackHandler,
+    BaseCallbackHandler,
+    BaseCallbackManager,
+)
 from langchain_core.globals import set_debug
 from langchain_core.messages import AIMessageChunk
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableGenerator,
+    RunnableLambda,
+    ensure_config,
+)
+from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.context import collect_runs
 from langgraph.errors import GraphInterrupt
 
@@ -78,6 +92,14 @@ class Collector(BaseCallbackHandler):
 
     def children(self, parent: UUID) -> list[Seen]:
         return [run for run in self.runs.values() if run.parent == parent]
+
+    def below(self, name: str) -> list[list[str]]:
+        """For each run called `name`, the names of its children."""
+        return [
+            [child.name for child in self.children(run_id)]
+            for run_id, run in self.runs.items()
+            if run.name == name
+        ]
 
 
 class AsyncCollector(AsyncCallbackHandler):
@@ -213,6 +235,251 @@ def test_inside_a_chain_the_gateways_run_is_the_chains_child(
     assert [run.name for run in collector.children(gateway_id)] == ["ScriptedChatModel"]
 
 
+def test_attempts_name_their_deployment_in_their_metadata(
+    ask: CallForm, collector: Collector
+) -> None:
+    """OpenTelemetry's tracers show no tags on a model's span; the gateway's own run names none."""
+    config = {"callbacks": [collector], "metadata": {"user": 7}}
+    ask(gateway_over(down(), says("hi")), "x", config)
+    run_id, root = collector.root()
+    children = collector.children(run_id)
+    assert [run.metadata["gateway_deployment"] for run in children] == ["weak", "strong"]
+    assert "gateway_deployment" not in root.metadata
+    assert config["metadata"] == {"user": 7}
+
+
+def test_a_deployment_in_a_gateway_in_a_gateway_has_both_names(
+    ask: CallForm, collector: Collector
+) -> None:
+    """The metadata says "outer/inner"."""
+    inner = gateway_over(down(), says("hi"))
+    ask(gateway_over(inner, says("b")), "x", {"callbacks": [collector]})
+    models = [run for run in collector.runs.values() if run.name == "ScriptedChatModel"]
+    names = [run.metadata["gateway_deployment"] for run in models]
+    assert names == ["weak/weak", "weak/strong"]
+
+
+# --- one tree, also inside chains and agents -----------------------------------------------------
+
+BOUND = {
+    "bound": lambda model: model.bind(stop=["x"]),
+    "retried": lambda model: model.with_retry(stop_after_attempt=1),
+    "bound in a chain": lambda model: RunnableLambda(lambda text: text) | model.bind(stop=["x"]),
+}
+"""Models that a `RunnableBinding`, or one of its kind, holds."""
+
+
+@pytest.mark.parametrize("limits", [{}, {"timeout": 9}], ids=["untimed", "timed"])
+@pytest.mark.parametrize("wrapped", BOUND)
+def test_inside_a_chain_a_bound_models_run_is_below_the_gateways(
+    ask: CallForm, collector: Collector, wrapped: str, limits: dict[str, Any]
+) -> None:
+    """A binding prefers the enclosing run's callbacks, so the attempt's are the enclosing ones."""
+    models = [
+        {"model_name": name, "model": BOUND[wrapped](model), **limits}
+        for name, model in (("weak", down()), ("strong", says("hi")))
+    ]
+    chain = RunnableLambda(lambda text: text) | GatewayRunnable(models=models)
+    ask(chain, "x", {"callbacks": [collector]})
+    names = {run.name for run in collector.runs.values()}
+    (chain_id, _) = collector.root()
+    assert "GatewayRunnable" in names
+    assert [run.name for run in collector.children(chain_id)] == [
+        "RunnableLambda",
+        "GatewayRunnable",
+    ]
+    assert all(run.was_closed_once for run in collector.runs.values())
+    assert len(collector.below("GatewayRunnable")[0]) == 2
+
+
+def ask_agent(gateway: Any, way: str, config: Any = None) -> None:
+    agent = create_agent(gateway)
+    question = {"messages": [("user", "x")]}
+
+    async def astream() -> list[Any]:
+        modes = ["values", "messages"]
+        return [part async for part in agent.astream(question, config, stream_mode=modes)]
+
+    match way:
+        case "invoke":
+            agent.invoke(question, config)
+        case "ainvoke":
+            asyncio.run(agent.ainvoke(question, config))
+        case "stream":
+            list(agent.stream(question, config, stream_mode=["values", "messages"]))
+        case _:
+            asyncio.run(astream())
+
+
+every_way = pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+in_both_forms = pytest.mark.parametrize("form", ["runnable", "chat model"])
+
+
+def bound_gateway(form: str) -> Any:
+    gateway = gateway_over(down().bind(stop=["x"]), says("hi").bind(stop=["x"]))
+    return gateway if form == "runnable" else gateway.as_chat_model()
+
+
+@every_way
+@in_both_forms
+def test_inside_an_agent_the_attempts_are_below_the_gateways_run(
+    collector: Collector, way: str, form: str
+) -> None:
+    """Agent, node, gateway, attempts: one tree, each run once."""
+    gateway = bound_gateway(form)
+    ask_agent(gateway, way, {"callbacks": [collector]})
+    assert collector.below(type(gateway).__name__) == [["ScriptedChatModel"] * 2]
+    assert collector.root()
+    assert all(run.was_closed_once for run in collector.runs.values())
+
+
+@every_way
+def test_langsmith_shows_one_tree_in_an_agent(way: str) -> None:
+    """Its tracer is sent every attempt below the gateway, in a single trace."""
+    posted: dict[Any, dict[str, Any]] = {}
+    client = SimpleNamespace(
+        create_run=lambda **run: posted.setdefault(run["id"], run),
+        update_run=lambda **run: None,
+        tracing_queue=None,
+    )
+    with langsmith.tracing_context(enabled=True, client=client):
+        ask_agent(bound_gateway("runnable"), way, {"callbacks": [LangChainTracer(client=client)]})
+    (gateway_id,) = [key for key, run in posted.items() if run["name"] == "GatewayRunnable"]
+    below = [run["name"] for run in posted.values() if run.get("parent_run_id") == gateway_id]
+    assert below == ["ScriptedChatModel"] * 2
+    assert len({run["trace_id"] for run in posted.values()}) == 1
+    assert [run["name"] for run in posted.values() if not run.get("parent_run_id")] == ["LangGraph"]
+
+
+class Nosy(Runnable[Any, Any]):
+    """Notes what the enclosing run's config says of the deployment, as a model's parts see it."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+        self.seen: list[Any] = []
+
+    def look(self) -> None:
+        self.seen.append(enclosing_deployment())
+
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        self.look()
+        return AIMessageChunk("hi")
+
+    def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        for part in self.parts:
+            self.look()
+            yield AIMessageChunk(part)
+
+    async def astream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        for part in self.parts:
+            await asyncio.sleep(0)
+            self.look()
+            yield AIMessageChunk(part)
+
+
+def enclosing_deployment() -> Any:
+    return (ensure_config().get("metadata") or {}).get("gateway_deployment")
+
+
+def test_while_a_stream_is_read_its_reader_keeps_its_own_config(
+    ask_stream: StreamForm, collector: Collector
+) -> None:
+    """The attempt's config encloses the model alone, chunk by chunk, and never the reader."""
+    model, outside = Nosy("a", "b", "c"), []
+    stream = ask_stream.open(gateway_over(model, says("z")), "x", {"callbacks": [collector]})
+    ask_stream.watch(stream, lambda _: outside.append(enclosing_deployment()))
+    assert model.seen == ["weak"] * 3
+    assert outside == [None] * 3
+
+
+@pytest.mark.parametrize("limit", [1, None])
+def test_after_a_call_the_config_outside_is_as_it_was(
+    ask_stream: StreamForm, collector: Collector, limit: int | None
+) -> None:
+    """Also where the stream was closed early, or the first attempt failed."""
+    models = [RunnableGenerator(_broken, _abroken), Nosy("a", "b")]
+    stream = ask_stream.open(gateway_over(*models), "x", {"callbacks": [collector]})
+    assert ask_stream.watch(stream, limit=limit, then=enclosing_deployment) is None
+
+
+def _broken(_: Any) -> Any:
+    raise ConnectionError
+    yield
+
+
+async def _abroken(_: Any) -> Any:
+    raise ConnectionError
+    yield
+
+
+@pytest.mark.parametrize("form", ["invoke", "ainvoke", "batch", "abatch"])
+def test_after_a_plain_call_the_config_outside_is_as_it_was(
+    form: str, collector: Collector
+) -> None:
+    """In one chain, what comes after a gateway does not see its attempt."""
+    outside: list[Any] = []
+    after = RunnableLambda(lambda _: outside.append(enclosing_deployment()))
+    chain = gateway_over(down(), Nosy()) | after
+    CallForm(form)(chain, "x", {"callbacks": [collector]})
+    assert outside == [None]
+
+
+async def test_attempts_of_calls_side_by_side_do_not_see_each_other(collector: Collector) -> None:
+    """Each task has its own enclosing config, also while it waits."""
+
+    def gateway(name: str) -> tuple[GatewayRunnable, Nosy]:
+        model = Nosy("a", "b", "c")
+        return GatewayRunnable(
+            models=[{"model_name": n, "model": model} for n in (name, "spare")]
+        ), model
+
+    async def read(gateway: GatewayRunnable) -> None:
+        async for _ in gateway.astream("x", RunnableConfig(callbacks=[collector])):
+            await asyncio.sleep(0)
+
+    pairs = [gateway(name) for name in ("one", "two")]
+    await asyncio.gather(*(read(each) for each, _ in pairs))
+    assert [model.seen for _, model in pairs] == [["one"] * 3, ["two"] * 3]
+
+
+# --- handlers that put themselves into every manager ---------------------------------------------
+
+
+@pytest.fixture
+def injected(monkeypatch: pytest.MonkeyPatch) -> Collector:
+    """A handler that is in every callback manager, as OpenTelemetry's instrumentations do it."""
+    handler, plain = Collector(), BaseCallbackManager.__init__
+
+    def init(self: BaseCallbackManager, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        if handler not in self.inheritable_handlers:
+            self.add_handler(handler)
+
+    monkeypatch.setattr(BaseCallbackManager, "__init__", init)
+    return handler
+
+
+@unheard
+def test_a_handler_in_every_manager_gets_the_whole_tree(injected: Collector, form: str) -> None:
+    """No config names it and no context variable holds it, and still the gateway has a run."""
+    CallForm(form)(gateway_over(down(), says("hi")), "x")
+    assert injected.below("GatewayRunnable") == [["ScriptedChatModel"] * 2]
+    assert injected.root()[1].name == "GatewayRunnable"
+
+
+@every_way
+def test_a_handler_in_every_manager_gets_one_tree_in_an_agent(
+    injected: Collector, way: str
+) -> None:
+    """As a handler that was given does."""
+    ask_agent(bound_gateway("runnable"), way)
+    assert injected.below("GatewayRunnable") == [["ScriptedChatModel"] * 2]
+    assert injected.root()
+
+
+# --- ends of a run -------------------------------------------------------------------------------
+
+
 def test_when_all_fail_the_run_ends_with_the_error(ask: CallForm, collector: Collector) -> None:
     """The root run holds the very error that was raised."""
     with pytest.raises(AllModelsFailedError) as caught:
@@ -264,18 +531,17 @@ def test_a_streams_run_has_the_whole_answer(ask_stream: StreamForm, collector: C
 def test_closing_a_stream_early_closes_its_run(
     ask_stream: StreamForm, collector: Collector
 ) -> None:
-    """At once, without an error, with what was read until then."""
-    stream = ask_stream.open(
-        gateway_over(says(["a", "b", "c"]), says("z")), "x", {"callbacks": [collector]}
-    )
+    """At once, with the model's, without an error, with what was read until then."""
+    model = says(["a", "b", "c"])
+    stream = ask_stream.open(gateway_over(model, says("z")), "x", {"callbacks": [collector]})
 
-    def then() -> tuple[list[Any], list[Any]]:
+    def then() -> tuple[list[Any], list[Any], int]:
         _, root = collector.root()
-        return list(root.outputs), list(root.errors)
+        return list(root.outputs), list(root.errors), model.closed
 
-    outputs, errors = ask_stream.watch(stream, limit=2, then=then)
+    outputs, errors, closed = ask_stream.watch(stream, limit=2, then=then)
     assert [output.content for output in outputs] == ["ab"]
-    assert errors == []
+    assert (errors, closed) == ([], 1)
 
 
 def test_a_stream_that_breaks_closes_its_run_with_the_error(
