@@ -734,7 +734,7 @@ class LockedModel(KeyedModel):
 
 def test_keys_are_masked_also_where_a_model_does_not_name_them(ask: CallForm) -> None:
     """A model that does not tell which of its fields are keys has them masked all the same."""
-    locked = LockedModel(replies=[ValueError("wrong: 0123456789abcdef")])
+    locked = LockedModel(replies=[ValueError("wrong: 0123456789abcdef0123456789abcdef")])
     assert ask(gateway_over(locked, says(AIMessage("a"))), "x").text == "a"
     with pytest.raises(AllModelsFailedError) as caught:
         ask(gateway_over(locked, says(ValueError())), "x")
