@@ -1,47 +1,60 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest lint format types types-docs notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo test test-lowest test-next lint format types types-docs notebooks mutants bench instructions build wheel-test clean
 
-PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
-BIN := .venv/bin
+DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+PYTHON ?= $(DEFAULT_PYTHON)
+# One environment a Python: .venv for the default, .venv-3.13 for PYTHON=python3.13.
+VERSION = $(or $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),$(error \
+  PYTHON=$(PYTHON) does not start))
+VENV ?= .venv$(if $(filter-out $(DEFAULT_PYTHON),$(PYTHON)),-$(VERSION))
+VENV := $(VENV)
+LOWEST := $(VENV)-lowest
+BIN := $(VENV)/bin
 TEST_FILE ?= tests
+LANGCHAIN_CORE_MAIN := git+https://github.com/langchain-ai/langchain@master\#subdirectory=libs/core
 
 help: ## Show this help.
-	@echo "Usage: make <target>; each sets up .venv by itself."
+	@echo "Usage: make <target>; each sets up $(VENV) by itself. PYTHON=python3.13 takes another Python."
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: .venv/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_KEY).
+demo: $(VENV)/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_KEY).
 	@$(BIN)/python -m demo $(if $(LIVE),--live)
 
-test: .venv/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
+test: $(VENV)/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
 
-test-lowest: .lowest-venv/.ready ## Run the tests with the lowest versions that pyproject.toml allows.
-	.lowest-venv/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+test-lowest: $(LOWEST)/.ready ## Run the tests with the lowest versions that pyproject.toml allows.
+	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
 
-lint: .venv/.dev-ready ## Check the code's style.
+test-next: ## Run the tests against langchain-core's main branch, in an environment of their own.
+	@$(MAKE) --no-print-directory VENV=.venv-next .venv-next/.test-ready
+	.venv-next/bin/python -m pip install --quiet "langchain-core @ $(LANGCHAIN_CORE_MAIN)"
+	.venv-next/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+
+lint: $(VENV)/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --diff .
 
-format: .venv/.dev-ready ## Put the code's style right.
+format: $(VENV)/.dev-ready ## Put the code's style right.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: .venv/.dev-ready ## Check the types, and what mypy and pyright see of the API.
+types: $(VENV)/.dev-ready ## Check the types, and what mypy and pyright see of the API.
 	$(BIN)/mypy -p langchain_model_gateway -p demo
 	$(BIN)/mypy --strict tests/typing/api.py
 	$(BIN)/pyright
 
-types-docs: .venv/.dev-ready ## Check the types of the code in README and docs.
+types-docs: $(VENV)/.dev-ready ## Check the types of the code in README and docs.
 	$(BIN)/python -m tests.typing.documents build/documents
 	$(BIN)/mypy --strict build/documents/*.py
 	$(BIN)/pyright build/documents/*.py
 
-notebooks: .venv/.notebook-ready ## Execute every notebook; the files stay as they are.
+notebooks: $(VENV)/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
 	$(BIN)/python -m nbconvert --to notebook --execute --output-dir "$$out" notebooks/*.ipynb
 
-mutants: .venv/.dev-ready ## Plant bugs in the pure modules, and list those no test catches.
+mutants: $(VENV)/.dev-ready ## Plant bugs in the pure modules, and list those no test catches.
 	$(BIN)/python -m mutmut run --max-children 2
 	$(BIN)/python -m mutmut results
 
@@ -57,15 +70,15 @@ instructions: .bench-venv/.ready ## Count the instructions of a healthy call; ne
 	@.bench-venv/bin/python -m pip install --quiet --editable . --group bench
 	@touch $@
 
-.lowest-venv/.ready: pyproject.toml
-	@$(PYTHON) -m venv .lowest-venv
-	@.lowest-venv/bin/python -m pip install --quiet --upgrade pip
-	@.lowest-venv/bin/python scripts/lowest > .lowest-venv/constraints.txt
-	@.lowest-venv/bin/python -m pip install --quiet --editable . --group test \
-	  --constraint .lowest-venv/constraints.txt
+$(LOWEST)/.ready: pyproject.toml
+	@$(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	@$(LOWEST)/bin/python scripts/lowest > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --editable . --group test \
+	  --constraint $(LOWEST)/constraints.txt
 	@touch $@
 
-build: .venv/.dev-ready ## Build the wheel into dist/.
+build: $(VENV)/.dev-ready ## Build the wheel into dist/.
 	@rm -rf dist
 	$(BIN)/python -m build --wheel
 
@@ -73,16 +86,16 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .bench-venv .lowest-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.
-.venv/.%-ready: pyproject.toml .venv/.pip-ready
-	@echo "Installing the '$*' dependencies into .venv ..."
+$(VENV)/.%-ready: pyproject.toml $(VENV)/.pip-ready
+	@echo "Installing the '$*' dependencies into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --editable . --group $*
 	@touch $@
 
-.venv/.pip-ready:
-	@$(PYTHON) -m venv .venv
+$(VENV)/.pip-ready:
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@

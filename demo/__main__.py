@@ -54,7 +54,7 @@ Chain = Runnable[dict[str, Any], BaseMessage]
 
 
 def gateway_over(cast: Sequence[Provider]) -> GatewayRunnable:
-    """The cast behind one Runnable, where one that fails twice in a row rests for a second."""
+    """The cast behind one Runnable; two failures in a row are a cooldown of a second."""
     return GatewayRunnable(
         models=[{"model_name": each.name, "model": each.model} for each in cast],
         cooldown=CooldownPolicy(failure_threshold=2, duration=1),
@@ -74,7 +74,7 @@ def outage(cast: Sequence[Provider], gateway: GatewayRunnable) -> Iterator[Row]:
     screen.act(f"1. A batch of {len(QUESTIONS)} questions, and {trouble}")
     inputs = [{"question": question} for question in QUESTIONS]
     rows: dict[int, Row] = {}
-    has_rested = False
+    has_failed = False
     progress, bars = screen.bars(gateway.model_names, len(QUESTIONS))
     with progress:
         answers = chain_over(gateway).batch_as_completed(inputs, {"max_concurrency": 2})
@@ -87,9 +87,9 @@ def outage(cast: Sequence[Provider], gateway: GatewayRunnable) -> Iterator[Row]:
             if first.server and len(rows) == COMES_BACK_AT:
                 first.server.start()
                 say(f"[green]✓[/] {named(first.name)} is back: its server runs again")
-            if not has_rested and gateway.explain().deferred:
-                has_rested = True
-                say(f"[yellow]•[/] {named(first.name)} failed twice and rests; nobody waits for it")
+            if not has_failed and gateway.explain().deferred:
+                has_failed = True
+                say(f"[yellow]•[/] {named(first.name)} failed twice: no call waits for it now")
                 screen.shown(gateway.explain(), "gateway.explain()")
     yield from (rows[position] for position in range(len(rows)))
 
@@ -159,8 +159,8 @@ def story(
     skipped = {each.model_name: each.reason for each in gateway.explain(preference).skipped}
     order = sorted(gateway.model_names, key=lambda name: name != preference)
     before = order[: order.index(mark["model_name"])]
-    # Who came first, did not fail and was not restricted can only have been resting.
-    reasons = [f"{named(name)} {(failed | skipped).get(name, 'resting')}" for name in before]
+    # Who came first, did not fail and was not restricted can only have been in cooldown.
+    reasons = [f"{named(name)} {(failed | skipped).get(name, 'in cooldown')}" for name in before]
     return Row(act, question, mark["model_name"], "\n".join(reasons))
 
 

@@ -13,7 +13,7 @@ from llmock.testing import LLMockServer
 
 # Name, model, and the milliseconds it takes to answer.
 LOCAL = (("budget", "small-1", 450), ("flagship", "large-1", 650), ("backup", "other-1", 800))
-NOBODY_LISTENS = "http://127.0.0.1:9/v1"
+DEAD_ADDRESS = "http://127.0.0.1:9/v1"
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def _real() -> list[Provider]:
     """Two models of OpenAI's, behind one that cannot be reached."""
     if not os.environ.get("OPENAI_API_KEY"):
         sys.exit("LIVE=1 needs OPENAI_API_KEY.")
-    dead = ChatOpenAI(model="small-1", base_url=NOBODY_LISTENS, api_key="none", max_retries=0)
+    dead = ChatOpenAI(model="small-1", base_url=DEAD_ADDRESS, api_key="none", max_retries=0)
     flagship = ChatOpenAI(model="gpt-4.1", max_retries=0)
     backup = ChatOpenAI(model="gpt-4.1-mini", max_retries=0)
     return [
-        Provider("budget", dead, f"{NOBODY_LISTENS} (nobody listens there)"),
+        Provider("budget", dead, f"{DEAD_ADDRESS} (no server there)"),
         Provider("flagship", flagship, "OpenAI"),
         Provider("backup", backup, "OpenAI"),
     ]

@@ -40,7 +40,7 @@ def opening(cast: Sequence[Provider], **recipe: Callable[..., Any]) -> None:
     console.print(
         Panel(
             "[bold]Several chat models, one Runnable to call.[/] It tries them in order, skips "
-            "those that may not be used at this hour, falls over when one fails, and says who "
+            "those that may not be used at this hour, falls back when one fails, and says who "
             f"answered. {where}",
             title="[bold]langchain-model-gateway[/]",
             border_style="blue",
@@ -111,7 +111,7 @@ def closing(rows: Sequence[Row]) -> None:
     table.add_column("act", justify="right", style="dim")
     table.add_column("question", ratio=1)
     table.add_column("answered by", no_wrap=True)
-    table.add_column("passed over on the way, and why", no_wrap=True)
+    table.add_column("skipped or failed before, and why", no_wrap=True)
     for row, after in zip(rows, [*rows[1:], None], strict=True):
         is_last = after is None or after.act != row.act
         cells = (str(row.act), row.question, named(row.answered_by), row.passed_over)

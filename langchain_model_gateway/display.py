@@ -6,18 +6,22 @@ from datetime import datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
+from langchain_core.utils.pydantic import TypeBaseModel
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.schedule import closed_stretches
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph, Node
 
-    from langchain_model_gateway.diagnosis import Finding
-    from langchain_model_gateway.gateway import GatewayRunnable
-    from langchain_model_gateway.routing import RoutingPlan
+# Plain tuples, so that what shows itself can come here and nothing here needs to know it.
+Plan = tuple[Sequence[str], Sequence[SkippedModel], Sequence[SkippedModel], datetime]
+"""A `RoutingPlan`: the order, who is skipped, who is deferred, and the moment."""
+Findings = Sequence[tuple[str, tuple[str, ...], str, str]]
+"""Code, deployments, message and advice of each."""
 
 _ROWS: Final = 50
 # Words Mermaid takes for its own where a node's name stands.
@@ -42,44 +46,50 @@ _BAR: Final = (
 # --- text ------------------------------------------------------------------------------------
 
 
-def plan_text(plan: "RoutingPlan") -> str:
+def plan_text(plan: Plan) -> str:
     """A plan as a table for a terminal."""
     rows = list(_plan_rows(plan))
+    *_, at = plan
     width = max(len(name) for _, name, _ in rows)
     lines = [f"{rank:>3}  {name:<{width}}  {status}".rstrip() for rank, name, status in rows]
-    return "\n".join([f"At {plan.at:%Y-%m-%d %H:%M:%S %Z}, in this order:", *lines])
+    return "\n".join([f"At {at:%Y-%m-%d %H:%M:%S %Z}, in this order:", *lines])
 
 
-def _plan_rows(plan: "RoutingPlan") -> Iterator[tuple[str, str, str]]:
-    resting = {skip.model_name: skip for skip in plan.deferred}
-    for rank, name in enumerate(plan.order, start=1):
-        status = f"last resort: {resting[name].told()}" if name in resting else "would be tried"
+def _plan_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    order, skipped, deferred, _ = plan
+    reasons = {skip.model_name: skip for skip in deferred}
+    for rank, name in enumerate(order, start=1):
+        status = f"last resort: {reasons[name].told()}" if name in reasons else "would be tried"
         yield str(rank), one_line(name, _NAME_LIMIT), status
-    for skip in plan.skipped:
+    for skip in skipped:
         yield "-", one_line(skip.model_name, _NAME_LIMIT), f"skipped: {skip.told()}"
 
 
-def findings_text(findings: Sequence["Finding"]) -> str:
+def findings_text(findings: Findings) -> str:
     """Findings as a table for a terminal."""
     if not findings:
         return "Nothing found."
     return "\n".join(
-        f"{finding.code}: {', '.join(one_line(n, _NAME_LIMIT) for n in finding.model_names)}\n"
-        f"    {finding.message}\n    -> {finding.advice}"
-        for finding in findings
+        f"{code}: {_joined(names)}\n    {message}\n    -> {advice}"
+        for code, names, message, advice in findings
     )
+
+
+def _joined(names: Sequence[str]) -> str:
+    return ", ".join(one_line(name, _NAME_LIMIT) for name in names)
 
 
 # --- notebook --------------------------------------------------------------------------------
 
 
-def plan_html(plan: "RoutingPlan") -> str:
+def plan_html(plan: Plan) -> str:
     """A plan as a table for a notebook."""
-    title = f"Routing plan at {plan.at:%Y-%m-%d %H:%M:%S %Z}"
+    *_, at = plan
+    title = f"Routing plan at {at:%Y-%m-%d %H:%M:%S %Z}"
     return _table(title, ("", "deployment", "status"), [_escaped(r) for r in _plan_rows(plan)])
 
 
-def gateway_html(gateway: "GatewayRunnable", now: datetime) -> str:
+def gateway_html(name: str, models: Sequence[ModelDeployment], now: datetime) -> str:
     """A gateway as a table: each deployment with today's hours and the present moment."""
     rows = [
         [
@@ -88,21 +98,21 @@ def gateway_html(gateway: "GatewayRunnable", now: datetime) -> str:
             _bar(deployment, now),
             escape(_status(deployment, now)),
         ]
-        for rank, deployment in enumerate(gateway.models[:_ROWS], start=1)
+        for rank, deployment in enumerate(models[:_ROWS], start=1)
     ]
-    title = f"{gateway.get_name()}, {now:%A %Y-%m-%d %H:%M} UTC"
-    if (more := len(gateway) - _ROWS) > 0:
+    title = f"{name}, {now:%A %Y-%m-%d %H:%M} UTC"
+    if (more := len(models) - _ROWS) > 0:
         title += f" (and {more} more deployments)"
     header = ("", "deployment", "model", "provider", _hours(), "now")
     return _table(title, header, rows)
 
 
-def findings_html(findings: Sequence["Finding"]) -> str:
+def findings_html(findings: Findings) -> str:
     """Findings as a table for a notebook."""
     rows = [
-        _escaped((f.code, ", ".join(one_line(n, _NAME_LIMIT) for n in f.model_names)))
-        + [f'<span style="white-space:normal">{escape(text)}</span>' for text in f[2:]]
-        for f in findings
+        _escaped((code, _joined(names)))
+        + [f'<span style="white-space:normal">{escape(text)}</span>' for text in told]
+        for code, names, *told in findings
     ]
     if not rows:
         return "<p>Nothing found.</p>"
@@ -174,14 +184,16 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 # --- graph -----------------------------------------------------------------------------------
 
 
-def gateway_graph(gateway: "GatewayRunnable", config: RunnableConfig | None) -> "Graph":
+def gateway_graph(
+    models: Sequence[ModelDeployment], takes: TypeBaseModel, gives: TypeBaseModel
+) -> "Graph":
     """A gateway as a graph: from the input by one branch a deployment to the output."""
     from langchain_core.runnables.graph import Graph  # noqa: PLC0415 - a tenth of our import time
 
     graph = Graph()
-    first = graph.add_node(gateway.get_input_schema(config))
-    last = graph.add_node(gateway.get_output_schema(config))
-    for deployment in gateway.models:
+    first = graph.add_node(takes)
+    last = graph.add_node(gives)
+    for deployment in models:
         node = _add_branch(graph, deployment.model_name, deployment.model)
         graph.add_edge(first, node, conditional=True)
         graph.add_edge(node, last)

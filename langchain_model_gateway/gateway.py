@@ -339,14 +339,22 @@ class GatewayRunnable(RoutedCalls):
 
         The list prints as a table and shows as one in a notebook.
         """
-        return diagnosis.diagnose(self, self._routing.clock.now())
+        return diagnosis.diagnose(
+            self.models,
+            self._routing.clock.now(),
+            retry=self.retry,
+            cooldown=self.cooldown,
+            timeout=self.timeout,
+            exceptions_to_handle=self.exceptions_to_handle,
+        )
 
     def _repr_html_(self) -> str:
-        return display.gateway_html(self, self._routing.clock.now())
+        return display.gateway_html(self.get_name(), self.models, self._routing.clock.now())
 
     @override
     def get_graph(self, config: RunnableConfig | None = None) -> "Graph":
-        return display.gateway_graph(self, config)
+        takes, gives = self.get_input_schema(config), self.get_output_schema(config)
+        return display.gateway_graph(self.models, takes, gives)
 
     @override
     def __dir__(self) -> list[str]:

@@ -104,6 +104,8 @@ def test_a_bound_preference_is_a_keyword(ask: Ask) -> None:
     """`bind` sets the preference, also over the config's."""
     bound = gateway(says("a"), says("b"), says("c")).bind(model_preference="backup")
     assert mark(ask(bound, "x", CONFIG))["model_name"] == "backup"
+    preferring = gateway(says("a"), says("b")).prefer("strong")
+    assert mark(ask(preferring.bind(model_preference="weak"), "x"))["model_name"] == "weak"
 
 
 def test_the_config_reaches_a_gateway_inside_a_chain(ask: Ask) -> None:
@@ -294,6 +296,15 @@ def test_only_handled_exceptions_fall_over(ask: Ask) -> None:
     assert mark(ask(listed, "x"))["model_name"] == "strong"
 
 
+def test_the_gateways_own_verdicts_fall_back_whatever_is_handled(ask: Ask) -> None:
+    """Narrowing the exceptions does not turn a rejected answer or an empty stream into a crash."""
+    narrow: dict[str, Any] = {"exceptions_to_handle": (KeyError,)}
+    rejecting = gateway(says(AIMessage("")), says("b"), **narrow, reject=("empty",))
+    assert mark(ask(rejecting, "x"))["model_name"] == "strong"
+    empty = gateway(says(["", ""]), says("b"), **narrow)
+    assert mark(next(empty.stream("x")))["model_name"] == "strong"
+
+
 @pytest.mark.parametrize(
     "error",
     [KeyboardInterrupt(), SystemExit(3), GraphInterrupt(), GraphBubbleUp()],
@@ -358,6 +369,8 @@ def test_when_all_fail_every_failure_is_told_in_order(ask: Ask) -> None:
         ask(gateway(*map(fails, errors)), "x", model_preference="strong")
     assert [f.model_name for f in caught.value.failures] == ["strong", "weak"]
     assert caught.value.exceptions == (errors[1], errors[0])
+    told = "All 2 available models failed: strong (scriptedchatmodel): KeyError"
+    assert str(caught.value).startswith(told)
 
 
 # --- what the answer says ------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_refuses_an_empty_name(name: str) -> None:
     """A name of nothing but blanks is none, and is shown as it came."""
     message = refusal(second(model_name=name))
     assert "models[1]" in message
-    assert repr(name) in message
+    assert f"not empty, got {name!r}" in message
 
 
 @pytest.mark.parametrize("name", [None, 7, b"strong", ["strong"]])
@@ -118,7 +118,7 @@ def test_refuses_a_name_that_is_no_string(name: Any) -> None:
     """The message says what came instead of a string."""
     message = refusal(second(model_name=name))
     assert "models[1]" in message
-    assert type(name).__name__ in message
+    assert f"string, got {type(name).__name__}" in message
 
 
 def test_refuses_a_duplicate_name() -> None:
@@ -127,6 +127,7 @@ def test_refuses_a_duplicate_name() -> None:
     assert "models[2]" in message
     assert "models[0]" in message
     assert "'weak'" in message
+    assert "unique" in message
 
 
 def test_names_that_differ_in_case_are_different() -> None:
@@ -213,7 +214,9 @@ def test_refuses_times_that_are_no_strings(moment: Any) -> None:
 @pytest.mark.parametrize("moment", [9, 9.5])
 def test_a_time_that_is_a_number_is_shown(moment: Any) -> None:
     """The refusal of a number tells the number."""
-    assert f"got {moment}" in refusal(windows((moment, "17:00")))
+    message = refusal(windows((moment, "17:00")))
+    assert f"got {moment}" in message
+    assert "string 'HH:MM'" in message
 
 
 MALFORMED = ["24:00", "0900", "09:00:00", " 09:00", "09:00 ", "9", "", "09:60", "-1:00", "9h00"]

@@ -94,18 +94,28 @@ def test_everything_wrong_is_told_at_once() -> None:
         windows={"weak": [("12:00", "12:00"), *NEVER], "strong": [("01:00", "02:00")]},
         retry={},
         timeout=20,
+        exceptions_to_handle=(),
     )
     codes = [finding.code for finding in diagnosis(gateway)]
     assert sorted(codes) == [
-        *("always-restricted", "client-retries", "deadline-too-short", "no-tool-calling"),
-        *("shared-endpoint", "smaller-context", "uncovered-time", "window-never-applies"),
+        *("always-restricted", "client-retries", "deadline-too-short", "no-fallback"),
+        *("no-tool-calling", "shared-endpoint", "smaller-context", "timeout-without-cooldown"),
+        *("uncovered-time", "window-never-applies"),
     ]
 
 
 def test_a_single_deployment() -> None:
-    """With one deployment, there is nobody to fall over to."""
+    """With one deployment, there is no other to fall back to."""
     finding = the_finding(gateway_over(says("a")), "single-deployment")
     assert finding.model_names == ("weak",)
+
+
+def test_no_exception_falls_back() -> None:
+    """With no exception to handle, the first deployment's error is the call's."""
+    models = [says("a"), says("b")]
+    finding = the_finding(gateway_over(*models, exceptions_to_handle=()), "no-fallback")
+    assert finding.model_names == ("weak", "strong")
+    assert diagnosis(gateway_over(*models, exceptions_to_handle=(KeyError,))) == []
 
 
 @pytest.mark.parametrize("derive", ["as_chat_model", "bind_tools", "with_structured_output"])
@@ -140,13 +150,13 @@ def test_worst_case_calls(retries: int, attempts: int, own: int, calls: int) -> 
 @pytest.mark.parametrize(
     ("retry", "attempt", "whole", "seconds"),
     [
-        ({}, 20, None, "120"),  # 3 attempts of 20 s, and 2 waits of max_retry_after
-        ({}, 20, 100, "100"),
-        ({}, 20, 1000, "120"),
+        ({}, 20, None, "76"),  # 3 attempts of 20 s; a Retry-After is waited out up to max_delay
+        ({}, 20, 70, "70"),
+        ({}, 20, 1000, "76"),
         ({"max_retry_after": 0, "initial_delay": 2}, 20, None, "66"),  # 2 s and 4 s of backoff
         ({"max_retry_after": 0, "initial_delay": 6}, 20, None, "74"),  # 6 s, and 8 s, not 12 s
         ({"max_retry_after": 3, "initial_delay": 2}, 20, None, "67"),  # the longer of each
-        ({"max_attempts": 10}, 200, None, "2,270"),
+        ({"max_attempts": 10}, 200, None, "2,072"),
     ],
 )
 def test_worst_case_seconds(
@@ -156,7 +166,8 @@ def test_worst_case_seconds(
     weak = {"model_name": "weak", "model": client(max_retries=2), "timeout": attempt}
     strong = {"model_name": "strong", "model": client("strong")}
     finding = the_finding(
-        GatewayRunnable(models=[weak, strong], retry=retry, timeout=whole), "client-retries"
+        GatewayRunnable(models=[weak, strong], retry=retry, timeout=whole, cooldown={}),
+        "client-retries",
     )
     assert f", up to {seconds} s before the next deployment has its turn" in finding.message
 
@@ -167,7 +178,7 @@ def test_the_clients_own_timeout_counts_for_each_of_its_calls(timeout: Any) -> N
     gateway = gateway_over(client(max_retries=2, timeout=timeout), client("strong"), retry={})
     message = the_finding(gateway, "client-retries").message
     [seconds] = re.findall(r"up to ([\d,]+) s before", message)
-    assert int(seconds.replace(",", "")) >= 3 * 3 * 10 + 2 * 30
+    assert int(seconds.replace(",", "")) == 3 * 3 * 10 + 2 * 8
 
 
 def test_the_clients_default_retries_count() -> None:
@@ -192,8 +203,14 @@ def test_the_clients_default_retries_count() -> None:
             ),
             12,
         ),
+        (lambda: client(max_retries=2).with_fallbacks([says("c")]), 12),
+        (lambda: says("a").with_retry(stop_after_attempt=4).with_fallbacks([says("c")]), 15),
+        (lambda: says("a").with_fallbacks([client(max_retries=2)]).with_config(tags=["x"]), 12),
     ],
-    ids=["with_retry", "both", "bound", "chain", "configured with_retry", "with_retry in a chain"],
+    ids=[
+        *("with_retry", "both", "bound", "chain", "configured with_retry", "with_retry in a chain"),
+        *("with_fallbacks", "with_retry in with_fallbacks", "in the fallback"),
+    ],
 )
 def test_retries_are_found_wherever_they_are(model: Callable[[], Any], calls: int) -> None:
     """Retries count inside bindings and chains, and those of `with_retry` multiply too."""
@@ -201,11 +218,29 @@ def test_retries_are_found_wherever_they_are(model: Callable[[], Any], calls: in
     assert f": {calls} calls for one question" in finding.message
 
 
+def test_fallbacks_within_are_no_retries() -> None:
+    """A model with its own fallback asks each once: nothing is multiplied."""
+    chain = says("a").with_fallbacks([says("c")])
+    assert diagnosis(gateway_over(chain, says("b"), retry={})) == []
+
+
+def test_one_clients_retries_are_told_once() -> None:
+    """A client that several deployments share is one finding about all of them, by the worst."""
+    shared = client(max_retries=2)
+    again = shared.bind(stop=["x"]).with_retry(stop_after_attempt=2)
+    gateway = gateway_over(shared, client("strong"), again, retry={})
+    found = [each for each in diagnosis(gateway) if each.code == "client-retries"]
+    assert [each.model_names for each in found] == [("weak", "backup")]
+    assert ": 18 calls for one question" in found[0].message
+    assert found[0].advice == "Leave retrying to the gateway: drop with_retry(), set max_retries=0"
+
+
 def test_no_seconds_are_told_where_none_are_known() -> None:
     """A model that tells no timeout has a worst case in calls only, unless the call has one."""
     models = says("a").with_retry(), says("b")
     assert " s before" not in the_finding(gateway_over(*models, retry={}), "client-retries").message
-    finding = the_finding(gateway_over(*models, retry={}, timeout=45), "client-retries")
+    limited = gateway_over(*models, retry={}, timeout=45, cooldown={})
+    finding = the_finding(limited, "client-retries")
     assert ", up to 45 s before" in finding.message
 
 
@@ -226,7 +261,7 @@ def test_a_deployments_timeout_against_the_deadline(
 ) -> None:
     """An attempt that may use up the whole deadline leaves nothing for the next deployment."""
     models = [{"model_name": n, "model": says(n), "timeout": attempt} for n in ("weak", "strong")]
-    findings = diagnosis(GatewayRunnable(models=models, timeout=whole))
+    findings = diagnosis(GatewayRunnable(models=models, timeout=whole, cooldown={}))
     # The last deployment has nobody after it.
     assert [(f.code, f.model_names) for f in findings] == (
         [("deadline-too-short", ("weak",))] if found else []
@@ -238,7 +273,7 @@ def test_a_deployments_timeout_against_the_deadline(
 @pytest.mark.parametrize("timeout", [30, 30.0, openai.Timeout(30), (5, 30)])
 def test_a_clients_timeout_against_the_deadline(timeout: Any) -> None:
     """The timeout a client was built with counts as the attempt's, in every form it takes."""
-    gateway = gateway_over(client(timeout=timeout), client("strong"), timeout=20)
+    gateway = gateway_over(client(timeout=timeout), client("strong"), timeout=20, cooldown={})
     finding = the_finding(gateway, "deadline-too-short")
     assert finding.model_names == ("weak",)
     assert "may take 30 s, the whole call only 20 s" in finding.message
@@ -248,7 +283,59 @@ def test_a_deployments_timeout_overrules_its_clients() -> None:
     """A client that would wait longer is cut short by its deployment's limit."""
     weak = {"model_name": "weak", "model": client(timeout=300), "timeout": 5}
     strong = {"model_name": "strong", "model": client("strong")}
-    assert diagnosis(GatewayRunnable(models=[weak, strong], timeout=20)) == []
+    assert diagnosis(GatewayRunnable(models=[weak, strong], timeout=20, cooldown={})) == []
+
+
+def test_a_clients_retries_count_against_the_deadline() -> None:
+    """An attempt lasts as long as all the requests its client may make."""
+    gateway = gateway_over(client(max_retries=2), client("strong"), timeout=25, cooldown={})
+    assert "may take 30 s" in the_finding(gateway, "deadline-too-short").message
+
+
+def test_a_client_that_waits_for_ever_against_the_deadline() -> None:
+    """A client with no timeout of its own uses up any deadline."""
+    gateway = gateway_over(client(timeout=None), client("strong"), timeout=60, cooldown={})
+    assert "may take for ever" in the_finding(gateway, "deadline-too-short").message
+
+
+# --- calls that hang -------------------------------------------------------------------------
+
+
+def test_no_timeout_at_all() -> None:
+    """A client that waits for ever is told where neither its deployment nor the call is limited."""
+    finding = the_finding(gateway_over(client(timeout=None), client("strong")), "no-timeout")
+    assert finding.model_names == ("weak",)
+
+
+@pytest.mark.parametrize("limit", ["deployment", "call"])
+def test_any_timeout_is_one(limit: str) -> None:
+    """A limit on the deployment or on the call ends what its client would wait for."""
+    weak = {"model_name": "weak", "model": client(timeout=None)}
+    strong = {"model_name": "strong", "model": client("strong")}
+    whole = {"timeout": 60} if limit == "call" else {}
+    weak |= {"timeout": 20} if limit == "deployment" else {}
+    codes = {f.code for f in diagnosis(GatewayRunnable(models=[weak, strong], **whole))}
+    assert "no-timeout" not in codes
+
+
+def test_a_timeout_without_a_cooldown() -> None:
+    """Where sync calls can be abandoned again and again, a cooldown is recommended."""
+    models = [
+        {"model_name": "unknown", "model": says("a"), "timeout": 5},
+        {"model_name": "longer", "model": client(timeout=30), "timeout": 5},
+        {"model_name": "retrying", "model": client("strong", timeout=3, max_retries=1)},
+        {
+            "model_name": "shorter",
+            "model": client("strong", base_url="http://a.test"),
+            "timeout": 15,
+        },
+        {"model_name": "unlimited", "model": says("a")},
+    ]
+    finding = the_finding(GatewayRunnable(models=models), "timeout-without-cooldown")
+    assert finding.model_names == ("unknown", "longer")
+    [*findings] = diagnosis(GatewayRunnable(models=models, timeout=5.5))
+    assert findings[-1].model_names == ("unknown", "longer", "retrying", "shorter", "unlimited")
+    assert diagnosis(GatewayRunnable(models=models, cooldown={})) == []
 
 
 # --- no real redundancy ----------------------------------------------------------------------
@@ -360,7 +447,7 @@ def test_one_free_hour_a_week_is_some_use(now: str) -> None:
     [
         (("22:00", "06:00"), ("05:00", "23:00"), 840, "Mon 05:00 to Mon 06:00"),
         (("09:00", "17:00"), ("16:59", "09:00"), 7, "Mon 16:59 to Mon 17:00"),
-        (("23:00", "01:00"), ("23:30", "00:30"), 420, "Mon 00:00 to Mon 00:30"),
+        (("23:00", "01:00"), ("23:30", "00:30"), 420, "Sun 23:30 to Mon 00:30"),
         (
             window("22:00", "06:00", days=["fri"]),
             window("00:00", "12:00", days=["sat"]),
@@ -371,7 +458,7 @@ def test_one_free_hour_a_week_is_some_use(now: str) -> None:
             window("22:00", "06:00", days=["sun"]),
             window("20:00", "10:00", days=["sun"]),
             480,
-            "Mon 00:00 to Mon 06:00",
+            "Sun 22:00 to Mon 06:00",
         ),
         (
             window("09:00", "17:00", "Asia/Tokyo"),
@@ -425,10 +512,10 @@ def test_an_instant_or_a_free_deployment_is_no_gap(windows: Any) -> None:
 
 
 def test_a_week_that_begins_within_a_gap() -> None:
-    """From the middle of a minute in a gap, a week's minutes are still those of a week."""
+    """Inside a gap it is told from its beginning, and a week's minutes are those of a week."""
     gateway = hours([("09:00", "17:00")], [("16:00", "18:00")])
     finding = the_finding(gateway, "uncovered-time", "2026-06-01 16:30:59.999999")
-    assert "for 420 minutes, first from Mon 16:30 to Mon 17:00 UTC" in finding.message
+    assert "for 420 minutes, first from Mon 16:00 to Mon 17:00 UTC" in finding.message
 
 
 @pytest.mark.usefixtures("in_nepal")
@@ -436,7 +523,7 @@ def test_the_timezone_of_the_machine_does_not_matter() -> None:
     """A gap is counted and told in UTC, wherever the process runs."""
     gateway = hours([("09:00", "17:00")], [window("17:00", "09:00", "Europe/Berlin")])
     message = the_finding(gateway, "uncovered-time", "2026-06-01 16:30").message
-    assert message.endswith("for 840 minutes, first from Mon 16:30 to Mon 17:00 UTC")
+    assert message.endswith("for 840 minutes, first from Mon 15:00 to Mon 17:00 UTC")
 
 
 def test_a_week_in_which_clocks_change() -> None:
@@ -553,7 +640,8 @@ def test_nothing_found_says_so() -> None:
 @pytest.mark.parametrize("shown", [str, repr, lambda found: found._repr_html_()])
 def test_findings_show_no_keys_or_passwords(shown: Callable[[Any], str]) -> None:
     """What is said of shared keys and endpoints tells neither."""
-    text = shown(diagnosis(gateway_over(client(max_retries=2), client(), retry={}, timeout=5)))
+    gateway = gateway_over(client(max_retries=2), client(), retry={}, timeout=5)
+    text = shown(diagnosis(gateway))
     assert "shared" in text
     assert not any(secret in text for secret in (*KEYS.values(), "hunter2"))
 

@@ -381,6 +381,8 @@ def test_errors_pickle_and_copy(
         type(e).__name__ for e in error.exceptions
     ]
     assert again.failures is not error.failures
+    if duplicate in {copy.copy, copy.deepcopy}:
+        assert again.failures == error.failures
 
 
 def test_copies_of_copies() -> None:

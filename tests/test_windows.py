@@ -380,6 +380,22 @@ def test_sundays_night_runs_into_monday() -> None:
     assert skipped(gateway, utc("2026-03-09 06:00:00.000001")) is None
 
 
+@pytest.mark.parametrize(
+    ("moment", "restricted"),
+    [
+        ("2026-11-01 05:30", True),  # 01:30 EDT
+        ("2026-11-01 06:30", True),  # 01:30 EST, the hour again
+        ("2026-11-01 07:30", False),
+        ("2026-11-02 05:30", False),  # 00:30 on Monday
+        ("2026-11-02 06:30", False),  # 01:30, but a Monday
+    ],
+)
+def test_a_repeated_hour_is_restricted_on_its_day_only(moment: str, restricted: bool) -> None:
+    """Weekdays and clock changes are those of one place."""
+    sunday = window("01:00", "01:59", "America/New_York", ["SUN"])
+    assert bool(skipped(restricting(sunday), utc(moment))) is restricted
+
+
 def test_days_are_local() -> None:
     """In Kiritimati it is Monday while UTC still has Sunday."""
     gateway = restricting(window("00:00", "12:00", "Pacific/Kiritimati", ["mon"]))
@@ -504,6 +520,8 @@ def test_nobody_available_tells_when_somebody_is() -> None:
         None,
     ]
     assert all(model.calls == [] for model in models)
+    assert caught.value.failures == []
+    assert caught.value.is_retryable
 
 
 def test_nobody_ever_available_has_no_end() -> None:
