@@ -32,9 +32,9 @@ class Client(NamedTuple):
     def is_installed(self) -> bool:
         return find_spec(self.package) is not None
 
-    def at(self, url: str) -> Any:
+    def at(self, url: str, **more: Any) -> Any:
         """The client of a provider at this address."""
-        model = getattr(import_module(self.package), self.kind)(**self.settings(url))
+        model = getattr(import_module(self.package), self.kind)(**self.settings(url), **more)
         return model.bind(**self.binding) if self.binding else model
 
 
@@ -61,6 +61,9 @@ def _huggingface(url: str) -> dict[str, Any]:
 
 
 def _litellm(url: str) -> dict[str, Any]:
+    import litellm
+
+    litellm.suppress_debug_info = True
     where = {"model": "deepseek/deepseek-chat", "api_base": f"{url}/v1", "api_key": KEY}
     return {**where, "max_retries": 0, "model_kwargs": {"max_retries": 0}}
 
@@ -115,5 +118,8 @@ CLIENTS: Final = {
     "perplexity": Client("compatible", "langchain_perplexity", "ChatPerplexity", _perplexity),
     "xai": Client("compatible", "langchain_xai", "ChatXAI", _xai),
 }
+
+CORE: Final = {"openai", "responses", "anthropic"}
+"""What every run of the tests has; the others are there where their packages are."""
 
 INSTALLED: Final = [name for name, client in CLIENTS.items() if client.is_installed]

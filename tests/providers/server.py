@@ -105,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"data": [], "object": "list"})  # what models there are
 
     def do_POST(self) -> None:
+        self.close_connection = True
         dialect = DIALECTS[self.path.split("/")[1]]
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.provider.requests.append(Asked(self.path, body))

@@ -93,7 +93,6 @@ class Anthropic(Dialect):
         "model max_tokens stream system tools tool_choice temperature top_p top_k stop_sequences "
         "thinking metadata service_tier cache_control output_config",
     )
-    error_in_stream = 529
 
     def plain(self, answer: Answer) -> Any:
         message = self._message(list(self._blocks(answer)))

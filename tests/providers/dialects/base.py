@@ -69,8 +69,6 @@ class Dialect:
     name: ClassVar[str]
     media_type: ClassVar[str] = "text/event-stream"
     schema: ClassVar[type[BaseModel]]
-    error_in_stream: ClassVar[int | None] = None
-    """The HTTP status that an error event inside a stream stands for; `None` if it has none."""
 
     def is_streamed(self, path: str, body: Any) -> bool:
         return bool(body.get("stream"))

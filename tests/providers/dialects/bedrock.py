@@ -70,7 +70,6 @@ class Bedrock(Dialect):
         "system inferenceConfig toolConfig additionalModelRequestFields guardrailConfig "
         "additionalModelResponseFieldPaths performanceConfig requestMetadata serviceTier",
     )
-    error_in_stream = 503
 
     def is_streamed(self, path: str, body: Any) -> bool:
         return path.endswith("converse-stream")

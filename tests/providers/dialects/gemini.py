@@ -50,7 +50,6 @@ class Gemini(Dialect):
         ("contents", list[Content]),
         "systemInstruction tools toolConfig safetySettings generationConfig cachedContent labels",
     )
-    error_in_stream = 503
 
     def is_streamed(self, path: str, body: Any) -> bool:
         return "streamGenerateContent" in path

@@ -176,6 +176,9 @@ class OpenRouter(Compatible):
     name = "openrouter"
     reasoning_key = "reasoning"
 
+    def error(self, status: int, message: str) -> tuple[Any, dict[str, str]]:
+        return {"error": {"code": status, "message": message}}, {}
+
     def error_frame(self) -> bytes:
         error = {"code": 503, "message": "Provider disconnected"}
         chunk = self._completion(

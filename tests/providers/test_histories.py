@@ -1,0 +1,64 @@
+"""A conversation goes on at another provider, whose server takes no block that it does not know."""
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.tools import tool
+
+from langchain_model_gateway import GatewayRunnable
+
+from .clients import INSTALLED
+from .conftest import Ask
+from .dialects import Answer
+from .server import Fault, Provider
+
+DOWN = Fault("status", status=503)
+# Perplexity's chat models call no tools.
+CALLS_TOOLS = [name for name in INSTALLED if name != "perplexity"]
+
+
+@tool
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return f"Sunny in {city}"
+
+
+@pytest.mark.parametrize("version", [None, "v1"])
+@pytest.mark.parametrize("form", ["invoke", "stream"])
+@pytest.mark.parametrize("finisher", CALLS_TOOLS)
+@pytest.mark.parametrize("starter", CALLS_TOOLS)
+def test_a_conversation_goes_on_at_another_provider(
+    starter: str,
+    finisher: str,
+    form: str,
+    version: str | None,
+    ask_as: Ask,
+    client_at: Any,
+    first: Provider,
+    second: Provider,
+):
+    """One reasons, calls a tool and dies; the next answers; the one that is back goes on again."""
+    first.reset(Answer(tool="weather", reasoning="I should look."))
+    second.reset(Answer("It is sunny", reasoning="The tool says so."))
+    gateway = GatewayRunnable(
+        models=[
+            {"model_name": "first", "model": client_at(starter, first, version)},
+            {"model_name": "second", "model": client_at(finisher, second, version)},
+        ]
+    ).bind_tools([weather])
+
+    history: list[Any] = [HumanMessage("How is the weather in Paris?")]
+    call = ask_as(form, gateway, history)
+    results = [ToolMessage("Sunny", tool_call_id=each["id"]) for each in call.tool_calls]
+    history += [call, *results]
+
+    first.reset(fault=DOWN)
+    answer = ask_as(form, gateway, history)
+    assert (second.complaints, answer.text) == ([], "It is sunny")
+    assert answer.response_metadata["gateway"]["model_name"] == "second"
+
+    first.reset(Answer("You are welcome"))
+    thanks = ask_as(form, gateway, [*history, answer, HumanMessage("Thanks")])
+    assert (first.complaints, thanks.text) == ([], "You are welcome")
+    assert thanks.response_metadata["gateway"]["model_name"] == "first"
