@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format types notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo test providers lint format types notebooks mutants bench instructions build wheel-test clean
 
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
@@ -15,6 +15,9 @@ demo: .venv/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_
 
 test: .venv/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+
+providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own.
+	ALL_PROVIDERS=1 .providers-venv/bin/python -m pytest $(PYTEST_ARGS) tests/providers
 
 lint: .venv/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
@@ -42,6 +45,12 @@ bench: .bench-venv/.ready ## Measure against the peers. QUICK=1 for a first look
 instructions: .bench-venv/.ready ## Count the instructions of a healthy call; needs valgrind.
 	.bench-venv/bin/python -m benchmarks.instructions
 
+.providers-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .providers-venv
+	@.providers-venv/bin/python -m pip install --quiet --upgrade pip
+	@.providers-venv/bin/python -m pip install --quiet --editable . --group providers
+	@touch $@
+
 .bench-venv/.ready: pyproject.toml
 	@$(PYTHON) -m venv .bench-venv
 	@.bench-venv/bin/python -m pip install --quiet --upgrade pip
@@ -56,7 +65,7 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-venv .providers-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.

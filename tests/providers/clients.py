@@ -86,7 +86,7 @@ def _perplexity(url: str) -> dict[str, Any]:
 
 _openai = _settings("base_url", "/v1", "gpt-5")
 _responses = _settings("base_url", "/v1", "gpt-5", use_responses_api=True)
-_anthropic = _settings("base_url", "", "claude-sonnet-4-5")
+_anthropic = _settings("base_url", "", "claude-test")
 _gemini = _settings("base_url", "", "gemini-2.5-flash", max_retries=1)
 _mistral = _settings("base_url", "/v1", "mistral-large-latest", max_retries=1)
 _deepseek = _settings("api_base", "/v1", "deepseek-chat")

@@ -11,17 +11,19 @@ import pytest
 from langchain_model_gateway import AllModelsFailedError, GatewayRunnable, RetryPolicy
 
 from .clients import CLIENTS, CORE, INSTALLED
-from .conftest import FORMS, Ask
+from .conftest import FORMS, UPSTREAM, Ask
 from .dialects import Answer
 from .faults import FAULTS, Case
 from .server import Fault, Provider
+
+pytestmark = UPSTREAM
 
 # Providers say "all is well" over half an answer; these settings are how one finds out.
 REJECT = ("error", "truncated")
 # What an answer turns into that its client took for a good one.
 SILENT = {"EmptyStreamError": True, "RejectedAnswerError": False}
-# One class for every HTTP error, with neither its headers nor a status.
-TELLS_NO_RETRY_AFTER = {"nvidia"}
+# Their errors carry no headers.
+TELLS_NO_RETRY_AFTER = {"nvidia", "ollama"}
 # A body that ends too soon is a bare ValueError: nothing in it says that a connection was cut.
 HIDES_A_CUT_BODY = {"bedrock"}
 

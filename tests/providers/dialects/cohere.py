@@ -99,9 +99,7 @@ class Cohere(Dialect):
         function = {"name": answer.tool, "arguments": json.dumps(CITY)}
         return {"id": f"{answer.tool}_x1", "type": "function", "function": function}
 
-    def _event(
-        self, kind: str, message: Any, index: int | None = None, **more: Any
-    ) -> bytes:
+    def _event(self, kind: str, message: Any, index: int | None = None, **more: Any) -> bytes:
         at = {} if index is None else {"index": index}
         delta = {} if message is None else {"delta": {"message": message}}
         return sse({"type": kind, **at, **delta, **more}, kind)

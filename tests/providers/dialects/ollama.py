@@ -22,7 +22,7 @@ class ToolCall(Strict):
 
 class Said(Strict):
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: str = ""
     thinking: str | None = None
     images: list[Any] | None = None
     tool_calls: list[ToolCall] | None = None
@@ -68,11 +68,7 @@ class Ollama(Dialect):
         return self._line({"error": "llama runner process no longer running"})
 
     def tool_ids(self, body: Any) -> Iterator[tuple[Literal["call", "result"], str]]:
-        for message in body["messages"]:
-            for call in message.get("tool_calls") or ():
-                yield "call", call.get("id") or call["function"]["name"]
-            if message["role"] == "tool":
-                yield "result", message.get("tool_call_id") or message.get("tool_name") or ""
+        return iter(())  # Ollama pairs them by their order
 
     def _thought(self, answer: Answer) -> dict[str, Any]:
         return {"thinking": answer.reasoning} if answer.reasoning else {}

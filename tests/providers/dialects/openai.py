@@ -105,7 +105,7 @@ class OpenAI(Dialect):
         if answer.tool:
             call = {"index": 0, "id": self.call_id, "type": "function"}
             content += [{"tool_calls": [{**call, "function": self._function(answer.tool)}]}]
-        if thought := self._thought(answer):
+        if thought := self._thought(answer._replace(text="")):
             content = [thought, *content]
         finish = "tool_calls" if answer.tool else "stop"
         return Stream(
