@@ -55,13 +55,13 @@ def _cohere(url: str) -> dict[str, Any]:
 
 
 def _huggingface(url: str) -> dict[str, Any]:
-    from langchain_huggingface import HuggingFaceEndpoint
+    from langchain_huggingface import HuggingFaceEndpoint  # noqa: PLC0415
 
     return {"llm": HuggingFaceEndpoint(endpoint_url=f"{url}/v1", huggingfacehub_api_token=KEY)}
 
 
 def _litellm(url: str) -> dict[str, Any]:
-    import litellm
+    import litellm  # noqa: PLC0415
 
     litellm.suppress_debug_info = True
     where = {"model": "deepseek/deepseek-chat", "api_base": f"{url}/v1", "api_key": KEY}
@@ -77,7 +77,7 @@ def _ollama(url: str) -> dict[str, Any]:
 
 
 def _perplexity(url: str) -> dict[str, Any]:
-    from perplexity import AsyncPerplexity, Perplexity
+    from perplexity import AsyncPerplexity, Perplexity  # noqa: PLC0415
 
     once = {"api_key": KEY, "base_url": url, "max_retries": 0}
     clients = {"client": Perplexity(**once), "async_client": AsyncPerplexity(**once)}

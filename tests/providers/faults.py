@@ -1,4 +1,4 @@
-"""The table of faults, and what the contract promises of each: it shares no code with the package."""
+"""The table of faults, and what the contract promises of each; no code of the package is used."""
 
 from typing import Final, NamedTuple
 

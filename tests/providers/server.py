@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from .dialects import DIALECTS, Answer, Dialect
 
+GREETING = Answer("Hello there")
+
 HANG = 5.0
 """The longest a hanging request is kept, in seconds; closing or mending the server ends it."""
 
@@ -52,7 +54,7 @@ class Asked(NamedTuple):
 class Provider:
     """The server. Used as a context manager; its fields may be changed at any time."""
 
-    answer: Answer = Answer("Hello there")
+    answer: Answer = GREETING
     fault: Fault | None = None
     requests: list[Asked] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -73,7 +75,7 @@ class Provider:
         """Where a client of this dialect finds its provider."""
         return f"http://127.0.0.1:{self._http.server_port}/{dialect}"
 
-    def reset(self, answer: Answer = Answer("Hello there"), fault: Fault | None = None) -> Self:
+    def reset(self, answer: Answer = GREETING, fault: Fault | None = None) -> Self:
         """Forget what was asked, let what hangs go, and answer like this from now on."""
         self._mended.set()
         self._mended = threading.Event()

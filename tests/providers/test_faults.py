@@ -24,8 +24,6 @@ REJECT = ("error", "truncated")
 SILENT = {"EmptyStreamError": True, "RejectedAnswerError": False}
 # Their errors carry no headers.
 TELLS_NO_RETRY_AFTER = {"nvidia", "ollama"}
-# A body that ends too soon is a bare ValueError: nothing in it says that a connection was cut.
-HIDES_A_CUT_BODY = {"bedrock"}
 
 
 def streams(form: str) -> bool:
@@ -108,7 +106,9 @@ def test_a_broken_provider_is_replaced(
     (failure,) = answer.response_metadata["gateway"]["failed"]
     assert answer.text == "from the second"
     assert failure["error"] in expected
-    assert len(first.requests) == len(second.requests) == 1
+    # A busy machine may end a hang before the request is out.
+    assert len(first.requests) == 1 or case.fault.way == "hang"
+    assert len(second.requests) == 1
 
 
 @pytest.mark.parametrize(("name", "case", "form"), BEGUN)
@@ -149,8 +149,7 @@ def test_an_error_says_whether_waiting_helps(
     with pytest.raises(AllModelsFailedError) as raised:
         ask_as(form, GatewayRunnable(models=[deployment], reject=REJECT), "hi")
     error = raised.value
-    is_hidden = name in HIDES_A_CUT_BODY and case.has_begun and case.fault.way == "cut"
-    expected = SILENT.get(type(error.exceptions[0]).__name__, case.is_retryable and not is_hidden)
+    expected = SILENT.get(type(error.exceptions[0]).__name__, case.is_retryable)
     assert error.is_retryable is expected
     assert pickle.loads(pickle.dumps(error)).is_retryable is expected
     assert copy.copy(error).is_retryable is expected
