@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest test-next lint format types types-docs notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo test test-lowest test-next providers lint format types types-docs notebooks mutants bench instructions build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -31,6 +31,11 @@ test-next: ## Run the tests against langchain-core's main branch, in an environm
 	@$(MAKE) --no-print-directory VENV=.venv-next .venv-next/.test-ready
 	.venv-next/bin/python -m pip install --quiet "langchain-core @ $(LANGCHAIN_CORE_MAIN)"
 	.venv-next/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+
+PROVIDERS_TESTS := tests/providers $(addprefix tests/test_,classify.py clients.py history.py serialization_security.py)
+
+providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own.
+	ALL_PROVIDERS=1 .providers-venv/bin/python -m pytest $(PYTEST_ARGS) $(PROVIDERS_TESTS)
 
 lint: $(VENV)/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
@@ -64,6 +69,12 @@ bench: .bench-venv/.ready ## Measure against the peers. QUICK=1 for a first look
 instructions: .bench-venv/.ready ## Count the instructions of a healthy call; needs valgrind.
 	.bench-venv/bin/python -m benchmarks.instructions
 
+.providers-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .providers-venv
+	@.providers-venv/bin/python -m pip install --quiet --upgrade pip
+	@.providers-venv/bin/python -m pip install --quiet --editable . --group providers
+	@touch $@
+
 .bench-venv/.ready: pyproject.toml
 	@$(PYTHON) -m venv .bench-venv
 	@.bench-venv/bin/python -m pip install --quiet --upgrade pip
@@ -86,7 +97,7 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .venv-* .bench-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .bench-venv .providers-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.

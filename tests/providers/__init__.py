@@ -1,0 +1,1 @@
+"""Real provider clients over real HTTP, against a server that breaks on cue."""

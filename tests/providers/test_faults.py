@@ -1,0 +1,171 @@
+"""Client x fault x call form: each real client falls back over real HTTP, and tells the truth."""
+
+import copy
+import os
+import pickle
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from langchain_model_gateway import AllModelsFailedError, GatewayRunnable, RetryPolicy
+
+from .clients import CLIENTS, CORE, INSTALLED
+from .conftest import FORMS, UPSTREAM, Ask
+from .dialects import Answer
+from .faults import FAULTS, Case
+from .server import Fault, Provider
+
+pytestmark = UPSTREAM
+
+# Providers say "all is well" over half an answer; these settings are how one finds out.
+REJECT = ("error", "truncated")
+# What an answer turns into that its client took for a good one.
+SILENT = {"EmptyStreamError": True, "RejectedAnswerError": False}
+# Their errors carry no headers.
+TELLS_NO_RETRY_AFTER = {"nvidia", "ollama"}
+
+
+def streams(form: str) -> bool:
+    return "stream" in form
+
+
+MATRIX = [
+    pytest.param(name, case, form, id=f"{name}-{fault}-{form}")
+    for name in INSTALLED
+    for fault, case in FAULTS.items()
+    for form in FORMS
+    if streams(form) or not case.in_streams_only
+]
+REPLACED = [p for p in MATRIX if not (streams(p.values[2]) and p.values[1].has_begun)]
+BEGUN = [p for p in MATRIX if streams(p.values[2]) and p.values[1].has_begun]
+
+
+def limits(case: Case, form: str) -> dict[str, float]:
+    """What ends a hang; nothing else needs an end."""
+    if case.fault.way != "hang":
+        return {}
+    return {"stall_timeout" if streams(form) and case.has_begun else "timeout": 0.15}
+
+
+def told_by(ask_as: Ask, form: str, client: Any, case: Case) -> set[str]:
+    """The class that the client alone fails with: what the gateway has to tell."""
+    if case.fault.way == "hang":
+        return {"ModelTimeoutError"}
+    try:
+        ask_as(form, client, "hi")
+    except Exception as error:
+        no_event = type(error) is ValueError and "No generation chunks" in str(error)
+        return set(SILENT) if no_event else {type(error).__name__}
+    return set(SILENT)
+
+
+def test_the_clients_are_there():
+    """What is to be tested is installed: the core always, all clients in a run for them."""
+    expected = set(CLIENTS) if os.environ.get("ALL_PROVIDERS") else CORE
+    assert expected <= set(INSTALLED)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_healthy_client_answers(
+    name: str, form: str, ask_as: Ask, client_at: Any, first: Provider
+):
+    """With nothing wrong, each client gives its answer, complete and with a finish reason."""
+    first.reset(Answer("All is well"))
+    deployment = {"model_name": "first", "model": client_at(name, first)}
+    gateway = GatewayRunnable(models=[deployment], reject=REJECT)
+    assert ask_as(form, gateway, "hi").text == "All is well"
+    assert (len(first.requests), first.complaints) == (1, [])
+
+
+@pytest.mark.parametrize(("name", "case", "form"), REPLACED)
+def test_a_broken_provider_is_replaced(
+    name: str,
+    case: Case,
+    form: str,
+    ask_as: Ask,
+    client_at: Any,
+    first: Provider,
+    second: Provider,
+):
+    """The next one answers, the failure is told as what the client raised, and was asked once."""
+    first.reset(fault=case.fault)
+    second.reset(Answer("from the second"))
+    client = client_at(name, first)
+    expected = told_by(ask_as, form, client, case)
+    first.reset(fault=case.fault)
+    gateway = GatewayRunnable(
+        models=[
+            {"model_name": "first", "model": client, **limits(case, form)},
+            {"model_name": "second", "model": client_at("openai", second)},
+        ],
+        reject=REJECT,
+    )
+    answer = ask_as(form, gateway, "hi")
+    (failure,) = answer.response_metadata["gateway"]["failed"]
+    assert answer.text == "from the second"
+    assert failure["error"] in expected
+    # A busy machine may end a hang before the request is out.
+    assert len(first.requests) == 1 or case.fault.way == "hang"
+    assert len(second.requests) == 1
+
+
+@pytest.mark.parametrize(("name", "case", "form"), BEGUN)
+def test_a_stream_that_has_begun_is_not_replaced(
+    name: str,
+    case: Case,
+    form: str,
+    ask_as: Ask,
+    client_at: Any,
+    first: Provider,
+    second: Provider,
+):
+    """After the first word a failure is the caller's: nobody else is asked to go on."""
+    first.reset(fault=case.fault)
+    client = client_at(name, first)
+    expected = told_by(ask_as, form, client, case)
+    first.reset(fault=case.fault)
+    gateway = GatewayRunnable(
+        models=[
+            {"model_name": "first", "model": client, **limits(case, form)},
+            {"model_name": "second", "model": client_at("openai", second)},
+        ],
+        reject=REJECT,
+    )
+    with pytest.raises(Exception) as raised:
+        ask_as(form, gateway, "hi")
+    assert type(raised.value).__name__ in expected
+    assert second.requests == []
+
+
+@pytest.mark.parametrize(("name", "case", "form"), REPLACED)
+def test_an_error_says_whether_waiting_helps(
+    name: str, case: Case, form: str, ask_as: Ask, client_at: Any, first: Provider
+):
+    """`is_retryable` is right for every client's way to say it, also after a pickle and a copy."""
+    first.reset(fault=case.fault)
+    deployment = {"model_name": "first", "model": client_at(name, first), **limits(case, form)}
+    with pytest.raises(AllModelsFailedError) as raised:
+        ask_as(form, GatewayRunnable(models=[deployment], reject=REJECT), "hi")
+    error = raised.value
+    expected = SILENT.get(type(error.exceptions[0]).__name__, case.is_retryable)
+    assert error.is_retryable is expected
+    assert pickle.loads(pickle.dumps(error)).is_retryable is expected
+    assert copy.copy(error).is_retryable is expected
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_wait_that_the_server_asks_for_is_read(
+    name: str, form: str, ask_as: Ask, client_at: Any, first: Provider
+):
+    """A `Retry-After` beyond the policy's patience ends the retries, wherever a client keeps it."""
+    first.reset(fault=Fault("status", status=429, headers={"Retry-After": "60"}))
+    gateway = GatewayRunnable(
+        models=[{"model_name": "first", "model": client_at(name, first)}],
+        retry=RetryPolicy(max_attempts=2, initial_delay=0.001, max_retry_after=30),
+    )
+    with suppress(AllModelsFailedError):
+        ask_as(form, gateway, "hi")
+    assert len(first.requests) == (2 if name in TELLS_NO_RETRY_AFTER else 1)
