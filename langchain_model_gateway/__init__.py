@@ -19,7 +19,7 @@ from langchain_model_gateway.errors import (
     SkippedModel,
 )
 from langchain_model_gateway.gateway import GatewayRunnable
-from langchain_model_gateway.policies import CooldownPolicy, RetryPolicy
+from langchain_model_gateway.policies import CooldownPolicy, HedgePolicy, RetryPolicy
 from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow, WindowDict
 
@@ -33,6 +33,7 @@ __all__ = [
     "Finding",
     "GatewayChatModel",
     "GatewayRunnable",
+    "HedgePolicy",
     "ModelDeployment",
     "ModelRouterError",
     "NoModelAvailableError",

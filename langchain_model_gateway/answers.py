@@ -223,7 +223,9 @@ def carries_something(chunk: Any) -> bool:
     return chunk is not None and chunk != ""
 
 
-def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> Any:
+def stamp(
+    answer: Any, model_name: str, failures: Sequence[FailedAttempt], hedged: Sequence[str] = ()
+) -> Any:
     """A copy of an answer (a message, or the first chunk of one) that says who gave it.
 
     What is no message comes back as it is, but for `include_raw=True`'s dict.
@@ -234,12 +236,14 @@ def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> An
         for failure in failures:
             failed = {"model_name": failure.model_name, "error": type(failure.exception).__name__}
             mark["failed"].append(failed)
+        if hedged:
+            mark["hedged"] = [*hedged]
         # A gateway inside this one has left its own.
         if (inner := metadata.get(STAMP)) is not None:
             mark[STAMP] = inner
         return _with_metadata(answer, {**metadata, STAMP: mark})
     if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
-        return {**answer, "raw": stamp(answer["raw"], model_name, failures)}
+        return {**answer, "raw": stamp(answer["raw"], model_name, failures, hedged)}
     return answer
 
 

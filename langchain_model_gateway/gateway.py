@@ -32,6 +32,7 @@ from langchain_model_gateway.guards import Guards
 from langchain_model_gateway.logs import logger
 from langchain_model_gateway.policies import (
     CooldownPolicy,
+    HedgePolicy,
     RejectFunction,
     Rejection,
     RetryPolicy,
@@ -82,6 +83,7 @@ class GatewayRunnable(RoutedCalls):
         max_wait: The most seconds (or a `timedelta`) to wait for room in the limits where all are
             limited (if left out, none is waited for), or for a place where all are full (if left
             out, as long as it takes).
+        hedge: Ask another deployment too where the first takes long.
         name: What its runs are called in a trace.
 
     Raises:
@@ -114,6 +116,7 @@ class GatewayRunnable(RoutedCalls):
 
     balance: Balance | None = None
     max_wait: Annotated[AnySeconds, Field(ge=0)] | None = None
+    hedge: HedgePolicy | None = None
 
     _memory: Memory = PrivateAttr(default_factory=Memory)
     _clock: Clock = PrivateAttr(default_factory=SystemClock)
@@ -138,6 +141,7 @@ class GatewayRunnable(RoutedCalls):
         balance: Balance | None = None,
         affinity: str | None = None,
         max_wait: float | timedelta | None = None,
+        hedge: HedgePolicy | None = None,
         name: str | None = None,
     ) -> None: ...
 
@@ -216,6 +220,7 @@ class GatewayRunnable(RoutedCalls):
             translate_history=self.translate_history,
             balance=self.balance,
             max_wait=self.max_wait,
+            hedge=self.hedge,
         )
         return Routing.of(self.models, rules, self._memory, self._clock, self._guards)
 
