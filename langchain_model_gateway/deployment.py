@@ -26,9 +26,9 @@ from langchain_model_gateway._arguments import (
     written_out,
 )
 from langchain_model_gateway._text import one_line, redact
-from langchain_model_gateway.classify import quote
 from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.history import Client, client_of
+from langchain_model_gateway.quoting import quote
 from langchain_model_gateway.schedule import (
     Timetable,
     TimeWindow,

@@ -19,13 +19,8 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.classify import (
-    is_context_overflow,
-    is_retryable,
-    kind,
-    portable,
-    quote,
-)
+from langchain_model_gateway.classify import is_context_overflow, is_retryable
+from langchain_model_gateway.quoting import kind, portable, quote
 
 _NAME_LIMIT: Final = 200
 

@@ -10,8 +10,8 @@ from langchain_core.load import load as load_beta
 
 from langchain_model_gateway._compat import default_init_validator, suppress_beta_warning
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.classify import quote
 from langchain_model_gateway.logs import logger
+from langchain_model_gateway.quoting import quote
 from langchain_model_gateway.secrets import close_gaps, found_by_itself, texts
 
 if TYPE_CHECKING:

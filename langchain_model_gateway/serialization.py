@@ -16,10 +16,10 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.classify import quote
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.loading import is_gateway, is_node, load, nodes
 from langchain_model_gateway.logs import logger
+from langchain_model_gateway.quoting import quote
 from langchain_model_gateway.secrets import models_in, plain_secrets, secret_values, texts
 
 if TYPE_CHECKING:

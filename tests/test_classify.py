@@ -49,11 +49,10 @@ from langchain_model_gateway.classify import (
     is_request_fault,
     is_retryable,
     is_wrong_event_loop,
-    portable,
     provider_status,
-    quote,
     retry_after,
 )
+from langchain_model_gateway.quoting import portable, quote
 
 from .conftest import CallForm, openai_at
 from .models import ScriptedChatModel, gateway_over, says, who
