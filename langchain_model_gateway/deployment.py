@@ -176,8 +176,7 @@ class ModelDeployment(BaseModel):
 
     def by_path(self) -> dict[str, "ModelDeployment"]:
         """This deployment under its name, and those of a gateway inside it as "outer/inner"."""
-        inner = getattr(self.core, "models", ()) if isinstance(self.core, Container) else ()
-        found = [pair for each in inner for pair in each.by_path().items()]
+        found = [pair for each in self.inner_deployments for pair in each.by_path().items()]
         return {self.model_name: self} | {f"{self.model_name}/{path}": d for path, d in found}
 
     def asked_for(self, path: str) -> Self:
@@ -186,7 +185,7 @@ class ModelDeployment(BaseModel):
         A gateway inside prefers its own part of the path, if there is one; it never takes the outer
         one's preference from the config for its own.
         """
-        if not isinstance(self.core, Container):
+        if not self.inner_deployments:
             return self
         inner = path.removeprefix(f"{self.model_name}/") if path in self.by_path() else path
         return self.adapted("bind", model_preference="" if inner == path else inner)
@@ -232,6 +231,12 @@ class ModelDeployment(BaseModel):
     def core(self) -> Runnable[Any, Any]:
         """The model itself, without the bindings, parsers and prompts around it."""
         return self._core
+
+    @property
+    def inner_deployments(self) -> tuple["ModelDeployment", ...]:
+        """Those of the gateway that it is; `()` where it is none."""
+        # Only a gateway is a container of names; it cannot be imported here.
+        return getattr(self.core, "models", ()) if isinstance(self.core, Container) else ()
 
     @property
     def model_class(self) -> str:

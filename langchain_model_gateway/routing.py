@@ -14,6 +14,7 @@ from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway._arguments import unknown_name
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway.admission import Admission, Closed, Moment, Permit
 from langchain_model_gateway.admission.cooldown import Cooldown
 from langchain_model_gateway.admission.windows import Windows
@@ -22,7 +23,7 @@ from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards, Hanging
-from langchain_model_gateway.logs import Logs, logger
+from langchain_model_gateway.logs import Logs
 from langchain_model_gateway.policies import CooldownPolicy, RejectFunction, Rejection, RetryPolicy
 from langchain_model_gateway.secrets import secret_values
 from langchain_model_gateway.state import DeploymentState, Memory
