@@ -208,7 +208,7 @@ class ChatModelFace(BaseChatModel):
     @property
     def _tokenizer(self) -> BaseLanguageModel[Any]:
         """Whose tokens are counted: the first chat model's."""
-        models = (deployment.core for deployment in self.models)
+        models = (deployment.inner_model for deployment in self.models)
         found = next((model for model in models if isinstance(model, BaseChatModel)), None)
         if found is None:
             raise NotImplementedError("no deployment is a chat model that could count tokens")
@@ -287,7 +287,7 @@ def _models_of(deployments: Sequence[ModelDeployment]) -> Iterator[Runnable[Any,
         if deployment.inner_deployments:
             yield from _models_of(deployment.inner_deployments)
         else:
-            yield deployment.core
+            yield deployment.inner_model
 
 
 def _told_by(model: object, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -305,7 +305,7 @@ def shared_profile(deployments: Sequence[ModelDeployment]) -> ModelProfile | Non
     """
     profiles: list[dict[str, Any]] = []
     for each in deployments:
-        profile = getattr(each.core, "profile", None)
+        profile = getattr(each.inner_model, "profile", None)
         if profile is None and each.inner_deployments:
             profile = shared_profile(each.inner_deployments)
         if not profile:

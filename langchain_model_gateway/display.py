@@ -10,6 +10,8 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils.pydantic import TypeBaseModel
 
 from langchain_model_gateway._text import one_line
+from langchain_model_gateway.admission import Moment
+from langchain_model_gateway.admission.windows import Windows
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.schedule import closed_stretches
@@ -120,10 +122,10 @@ def findings_html(findings: Findings) -> str:
 
 
 def _status(deployment: ModelDeployment, now: datetime) -> str:
-    skip = deployment.restriction(now)
-    if skip is None:
+    closed = Windows(deployment.time_constraints).closed(Moment(now, 0.0))
+    if closed is None:
         return "available"
-    return f"restricted until {skip.until:%a %H:%M} UTC" if skip.until else "always restricted"
+    return f"restricted until {closed.until:%a %H:%M} UTC" if closed.until else "always restricted"
 
 
 def _bar(deployment: ModelDeployment, now: datetime) -> str:

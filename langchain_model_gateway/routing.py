@@ -123,7 +123,7 @@ class Target:
 
     def secrets(self) -> tuple[str, ...]:
         """Its keys, which no text may show."""
-        return secret_values(self._deployment.core)
+        return secret_values(self._deployment.inner_model)
 
     def skip(self, closed: Closed) -> SkippedModel:
         """Why it was not asked, as it is told."""

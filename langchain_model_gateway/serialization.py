@@ -144,7 +144,7 @@ def _warn_of_losses(models: Deployments) -> None:
             continue
         for node in nodes(form, "constructor"):
             for secret in _secret_names(node):
-                place = (endpoint(node), secret_values(deployment.core))
+                place = (endpoint(node), secret_values(deployment.inner_model))
                 users[secret].setdefault(name, set()).add(place)
         _warn_of_left_out(name, deployment)
     for secret, places in users.items():
