@@ -163,18 +163,17 @@ def check_answer(answer: Any, reject: frozenset[Rejection | RejectFunction]) -> 
 def as_verdict(error: Exception) -> Exception:
     """An attempt's error, as the gateway's own verdict where there was no answer that does.
 
-    Output that does not parse or is refused is a rejected answer, and a stream with no event at
+    Output that does not parse, or a refusal, is a rejected answer, and a stream with no event at
     all an empty one. Their errors quote the answer: ours never do, and name them as the cause.
     """
-    told: Exception
     if (verdict := _verdict(error)) is not None:
-        told = RejectedAnswerError(verdict)
+        ours: Exception = RejectedAnswerError(verdict)
     elif type(error) is ValueError and str(error) in _NO_CHUNKS:
-        told = EmptyStreamError("the stream ended with no event at all")
+        ours = EmptyStreamError("the stream ended with no event at all")
     else:
         return error
-    told.__cause__ = error
-    return told
+    ours.__cause__ = error
+    return ours
 
 
 def is_callers_bug(error: BaseException) -> bool:

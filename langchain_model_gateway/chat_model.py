@@ -62,11 +62,11 @@ class ChatModelFace(BaseChatModel):
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        told = [_told_by(model, kwargs) for model in _models_of(self.models)]
+        params = [_params_of(model, kwargs) for model in _models_of(self.models)]
         return LangSmithParams(
-            ls_provider=_shared([each.get("ls_provider") for each in told]) or self._llm_type,
+            ls_provider=_shared([each.get("ls_provider") for each in params]) or self._llm_type,
             ls_model_name=kwargs.get("model")
-            or _shared([each.get("ls_model_name") for each in told])
+            or _shared([each.get("ls_model_name") for each in params])
             or "|".join(each.model_name for each in self.models),
             ls_model_type="chat",
         )
@@ -216,10 +216,10 @@ class ChatModelFace(BaseChatModel):
 
 
 class _EventReport:
-    """Tells those who show events, such as LangGraph's version 3, of a stream's.
+    """Reports a stream's events to those who show them, such as LangGraph's version 3.
 
     A model that is asked for chunks tells them of none, and its run ends before the last. So they
-    are told of one run, the answer's, in place of those of the attempts.
+    get one run, the answer's, in place of those of the attempts.
 
     Args:
         messages: What the call asks.
@@ -290,7 +290,7 @@ def _models_of(deployments: Sequence[ModelDeployment]) -> Iterator[Runnable[Any,
             yield deployment.inner_model
 
 
-def _told_by(model: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _params_of(model: object, kwargs: dict[str, Any]) -> dict[str, Any]:
     with suppress(Exception):  # a model's own mistake
         return langsmith_params(model, **kwargs)
     return {}
@@ -311,9 +311,9 @@ def shared_profile(deployments: Sequence[ModelDeployment]) -> ModelProfile | Non
         if not profile:
             return None
         profiles.append(dict(profile))
-    told_by_all = set.intersection(*(set(profile) for profile in profiles))
-    shared = {key: _shared([profile[key] for profile in profiles]) for key in sorted(told_by_all)}
-    return cast("ModelProfile", {key: told for key, told in shared.items() if told is not None})
+    known_of_all = set.intersection(*(set(profile) for profile in profiles))
+    shared = {key: _shared([profile[key] for profile in profiles]) for key in sorted(known_of_all)}
+    return cast("ModelProfile", {key: value for key, value in shared.items() if value is not None})
 
 
 def _shared(values: Sequence[Any]) -> Any:

@@ -39,7 +39,7 @@ from langchain_model_gateway.provider_errors import (
 _RETRYABLE_STATUSES: Final = frozenset({408, 409, 429})
 _REQUEST_FAULT_STATUSES: Final = frozenset({400, 413, 422})
 _ACCOUNT_FAULT_STATUSES: Final = frozenset({401, 402, 403, 404})
-# With these a status says less than an error's code does: out of credit is told with a 400 or 429.
+# With these a status says less than an error's code does: out of credit comes with a 400 or 429.
 _VAGUE_STATUSES: Final = frozenset({400, 429})
 
 _CONNECTION_ERRORS: Final = frozenset(
@@ -92,13 +92,13 @@ def is_retryable(error: BaseException) -> bool:
     never is.
 
     Args:
-        error: Any exception; what it was raised from is looked at where it tells nothing itself.
+        error: Any exception; what it was raised from is looked at where it says nothing itself.
     """
     if is_account_fault(error):
         return False
     for each in causes(error):
-        if isinstance(told := read(each, "is_retryable"), bool):
-            return told
+        if isinstance(declared := read(each, "is_retryable"), bool):
+            return declared
         if (status := _meaning(each)) is not None:
             return status in _RETRYABLE_STATUSES or 500 <= status <= 599  # noqa: PLR2004
         if _is_connections(each):
@@ -185,7 +185,7 @@ def provider_status(error: BaseException) -> int | None:
     for each in causes(error):
         if (status := http_status(each)) or (status := next(iter(coded_statuses(each)), None)):
             return status
-        if _is_connections(each):  # below it, aiohttp tells a broken body with a 400 of its own
+        if _is_connections(each):  # below it, aiohttp reports a broken body with a 400 of its own
             break
     return None
 
@@ -243,7 +243,7 @@ def _meaning(error: BaseException) -> int | None:
 
 
 def _is_connections(error: BaseException) -> bool:
-    """Whether an exception tells of the connection, and not of what the server said."""
+    """Whether an exception is about the connection, not about what the server said."""
     is_builtin = isinstance(error, (TimeoutError, ConnectionError))
     return is_builtin or is_one_of(error, _CONNECTION_ERRORS)
 

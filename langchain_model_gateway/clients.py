@@ -101,8 +101,8 @@ def endpoint(model: object) -> tuple[object, ...] | None:
 
 def profile(model: object) -> Mapping[str, Any]:
     """What a model says it can do; empty where it says nothing."""
-    told = _peek(model, "profile")
-    return told if isinstance(told, Mapping) else {}
+    found = _peek(model, "profile")
+    return found if isinstance(found, Mapping) else {}
 
 
 # --- reading ---------------------------------------------------------------------------------

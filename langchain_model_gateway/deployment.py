@@ -207,7 +207,7 @@ class ModelDeployment(BaseModel):
 
     @property
     def kind(self) -> Literal["chat", "llm"] | None:
-        """Whether it answers with messages or plain text; `None` where that cannot be told."""
+        """Whether it answers with messages or plain text; `None` where that is unknown."""
         last = self.model.last if isinstance(self.model, RunnableSequence) else self.model
         match innermost(last):
             case BaseChatModel():
@@ -305,10 +305,10 @@ def _model_from_string(text: str) -> Runnable[Any, Any]:
         model: Runnable[Any, Any] = init_chat_model(text)
     except Exception as error:  # noqa: BLE001 - any provider's own code
         is_bare = isinstance(error, ValidationError)
-        told = quote(error) if is_bare else redact(str(error).replace(text, "..."))
+        complaint = quote(error) if is_bare else redact(str(error).replace(text, "..."))
         raise ValueError(
             "langchain's init_chat_model makes no model of this string; it takes "
-            f"'provider:model' such as 'openai:gpt-4o-mini': {one_line(told, 200)}"
+            f"'provider:model' such as 'openai:gpt-4o-mini': {one_line(complaint, 200)}"
         ) from None
     return model
 

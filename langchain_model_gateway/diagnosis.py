@@ -10,7 +10,7 @@ from langchain_model_gateway import clients
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.policies import CooldownPolicy, RetryPolicy
-from langchain_model_gateway.schedule import closed_stretches
+from langchain_model_gateway.schedule import restricted_stretches
 from langchain_model_gateway.wrappers import innermost
 
 _YEAR: Final = timedelta(days=366)
@@ -132,7 +132,7 @@ def _no_fallback(setup: _Setup) -> Iterator[Finding]:
 
 def _uncovered_time(setup: _Setup) -> Iterator[Finding]:
     now = setup.now
-    # From a week before, so that a gap that has begun is told from its beginning.
+    # From a week before, so that a gap that has begun is reported from its beginning.
     gaps = [gap for gap in _gaps(setup.models, now - _WEEK, now + _YEAR) if gap[1] > now]
     if not gaps:
         return
@@ -179,7 +179,7 @@ def _instant_windows(setup: _Setup) -> Iterator[Finding]:
 
 
 def _gaps(models: Sequence[ModelDeployment], start: datetime, end: datetime) -> Iterator[Stretch]:
-    return closed_stretches([deployment.time_constraints for deployment in models], start, end)
+    return restricted_stretches([deployment.time_constraints for deployment in models], start, end)
 
 
 def _is_restricted(deployment: ModelDeployment, now: datetime, span: timedelta) -> bool:
@@ -220,7 +220,7 @@ def _client_retries(setup: _Setup) -> Iterator[Finding]:
     for sharing in by_client.values():
         retrying = [each for each in sharing if _multiplies(setup, each)]
         if retrying:
-            # One client in several deployments is told once, by its worst.
+            # One client in several deployments is reported once, by its worst.
             worst = max(retrying, key=lambda each: clients.retries(each.model).calls)
             settings = ", ".join(clients.retries(worst.model).settings)
             yield from _about(

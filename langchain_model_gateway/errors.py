@@ -68,7 +68,7 @@ class FailedAttempt(_Attempt):
     def _known_secrets(self) -> tuple[str, ...] | None:
         try:
             return tuple(self._secrets())
-        except Exception:  # noqa: BLE001 - a stranger's model
+        except Exception:  # noqa: BLE001 - foreign code
             return None
 
     def __repr__(self) -> str:
@@ -109,12 +109,12 @@ class SkippedModel(NamedTuple):
     reason: str
     until: datetime | None = None
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The reason, and until when."""
         return self.reason + (f", until {self.until:%Y-%m-%d %H:%M:%S} UTC" if self.until else "")
 
     def __str__(self) -> str:
-        return f"{one_line(self.model_name, _NAME_LIMIT)} ({self.told()})"
+        return f"{one_line(self.model_name, _NAME_LIMIT)} ({self.describe()})"
 
 
 class ModelRouterError(ModelError):

@@ -143,7 +143,7 @@ def read(holder: Any, path: str) -> Any:
         for name in path.split("."):
             is_mapping = isinstance(holder, Mapping)
             holder = holder.get(name) if is_mapping else getattr(holder, name, None)
-    except Exception:  # noqa: BLE001 - a stranger's property
+    except Exception:  # noqa: BLE001 - foreign code
         return None
     return holder
 
@@ -152,7 +152,7 @@ def text_of(error: BaseException) -> str:
     """An exception's own words; none where its `__str__` fails."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a stranger's __str__
+    except Exception:  # noqa: BLE001 - foreign code
         return ""
 
 
@@ -252,5 +252,5 @@ def _header(headers: Any, name: str) -> Any:
     try:
         # A plain dict of headers, unlike httpx's, minds the case.
         return next((v for k, v in headers.items() if str(k).lower() == name), None)
-    except Exception:  # noqa: BLE001 - a stranger's mapping, or none
+    except Exception:  # noqa: BLE001 - foreign code, or no mapping
         return None

@@ -34,8 +34,8 @@ _TEXTS_WITHOUT_A_CAUSE: Final = frozenset({"", "connection error"})
 def quote(error: BaseException, secrets: Collection[str] | None = ()) -> str:
     """An exception as a message may show it: its type and its own words, on one short line.
 
-    Errors that carry the model's answer in their text are told by their type only. A text as bare
-    as "Connection error." is told with its root cause.
+    Errors that carry the model's answer in their text are shown by their type only. A text as bare
+    as "Connection error." is shown with its root cause.
 
     Args:
         error: Any exception.
