@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import EmptyStreamError, FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.policies import RejectFunction, Rejection
+from langchain_model_gateway.provider_errors import NO_CHUNKS
 
 STAMP: Final = "gateway"
 
@@ -69,8 +70,6 @@ _TRUNCATED: Final = (
     '"truncated" out of reject'
 )
 _FUNCTION_RAISED: Final = "raised by a function in the gateway's reject="
-# What LangChain raises for a stream with no event at all: a bare ValueError with this text.
-_NO_CHUNKS: Final = ("No generation chunks were returned", "No generations found in stream.")
 
 
 class StreamedAnswer:
@@ -168,7 +167,7 @@ def as_verdict(error: Exception) -> Exception:
     """
     if (verdict := _verdict(error)) is not None:
         ours: Exception = RejectedAnswerError(verdict)
-    elif type(error) is ValueError and str(error) in _NO_CHUNKS:
+    elif type(error) is ValueError and str(error) in NO_CHUNKS:
         ours = EmptyStreamError("the stream ended with no event at all")
     else:
         return error

@@ -100,6 +100,9 @@ _MESSAGES: Final[Mapping[str, int]] = {
     "The provided model identifier is invalid": 404,  # Bedrock, with a 400
 }
 
+NO_CHUNKS: Final = ("No generation chunks were returned", "No generations found in stream.")
+"""What LangChain says of a stream with no event at all, in a bare `ValueError`."""
+
 # How the text of an exception begins that has neither: it holds a status or a code, or stands for
 # one. 502 is a server that answered, but not with an answer.
 _BAD_GATEWAY: Final = 502
@@ -109,7 +112,7 @@ _SAYINGS: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
         (r"\[(\d{3})\] ", 0),  # NVIDIA
         (r"OpenRouter API returned an error during streaming: .*\(code: (\w+)\)$", _BAD_GATEWAY),
         (r"Received AWS exception (\w+):", _BAD_GATEWAY),
-        (r"(No generation chunks were returned|No generations found in stream)", _BAD_GATEWAY),
+        (f"({'|'.join(map(re.escape, NO_CHUNKS))})", _BAD_GATEWAY),
         (r"(Received empty stream from)", _BAD_GATEWAY),  # Fireworks
         (r"[\"']?(Response missing 'choices' key)", _BAD_GATEWAY),
         (r"(Received response with null value for 'choices')", _BAD_GATEWAY),
