@@ -32,7 +32,7 @@ from langchain_model_gateway._compat import (
 )
 from langchain_model_gateway.answers import STAMP
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.tracing import DEPLOYMENT_TAG
+from langchain_model_gateway.listeners.langchain import DEPLOYMENT_TAG
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_model_stream import (

@@ -23,7 +23,7 @@ from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards, Hanging
-from langchain_model_gateway.logs import Logs
+from langchain_model_gateway.listeners.logs import Logs
 from langchain_model_gateway.policies import CooldownPolicy, RejectFunction, Rejection, RetryPolicy
 from langchain_model_gateway.secrets import secret_values
 from langchain_model_gateway.state import DeploymentState, Memory
