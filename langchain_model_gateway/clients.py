@@ -126,7 +126,7 @@ def _peek(value: Any, path: str) -> Any:
     try:
         for name in path.split("."):
             value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - a property of somebody else's
+    except Exception:  # noqa: BLE001 - foreign code
         return None
     return value
 
