@@ -10,11 +10,9 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils.pydantic import TypeBaseModel
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.admission import Moment
-from langchain_model_gateway.admission.windows import Windows
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import SkippedModel
-from langchain_model_gateway.schedule import restricted_stretches
+from langchain_model_gateway.schedule import restricted_stretches, restricted_until, timetables
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph, Node
@@ -122,10 +120,11 @@ def findings_html(findings: Findings) -> str:
 
 
 def _status(deployment: ModelDeployment, now: datetime) -> str:
-    closed = Windows(deployment.time_constraints).closed(Moment(now, 0.0))
-    if closed is None:
+    tables = timetables(deployment.time_constraints)
+    if not any(table.restricts(now) for table in tables):
         return "available"
-    return f"restricted until {closed.until:%a %H:%M} UTC" if closed.until else "always restricted"
+    until = restricted_until(tables, now)
+    return f"restricted until {until:%a %H:%M} UTC" if until else "always restricted"
 
 
 def _bar(deployment: ModelDeployment, now: datetime) -> str:

@@ -13,11 +13,10 @@ PACKAGE = "langchain_model_gateway"
 ROOT = Path(langchain_model_gateway.__path__[0])
 SOURCES = sorted(ROOT.rglob("*.py"))
 
-MOST_LINES = 350
+MOST_LINES = 370
 LARGER = {
-    "gateway.py": 600,  # the public class: its fields, docstrings and a Runnable's declarations
-    "call.py": 400,  # one algorithm, which reads best in one piece
-    "diagnosis.py": 400,  # one short function a finding: it grows by rows
+    "gateway.py": 640,  # the public class: its fields, docstrings and a Runnable's declarations
+    "call.py": 530,  # one algorithm, which reads best in one piece
 }
 """What may be larger, up to how many lines, and why."""
 
