@@ -27,8 +27,8 @@ from langchain_model_gateway._arguments import check_keywords
 from langchain_model_gateway.call import Attempt, Call, Wait
 from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
 from langchain_model_gateway.hedging import aopened, arace, opened, race
+from langchain_model_gateway.listeners.langchain import Run, merged
 from langchain_model_gateway.routing import Routing
-from langchain_model_gateway.tracing import Run, merged
 
 PREFERENCE: Final = "model_preference"
 FALLBACK: Final = "model_fallback"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.load import InitValidator, Serializable
 from langchain_core.load.serializable import SerializedConstructor
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.utils import get_unique_config_specs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
@@ -23,13 +24,14 @@ from langchain_model_gateway._arguments import (
     unknown_name,
     written_out,
 )
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.balance import Balance
+from langchain_model_gateway.chat_model import ChatModelFace
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
 from langchain_model_gateway.guards import Guards
-from langchain_model_gateway.logs import logger
 from langchain_model_gateway.policies import (
     CooldownPolicy,
     HedgePolicy,
@@ -45,8 +47,6 @@ from langchain_model_gateway.timing import Clock, SystemClock
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
     from langchain_core.utils.pydantic import TypeBaseModel
-
-    from langchain_model_gateway.chat_model import GatewayChatModel
 
 G = TypeVar("G", bound="GatewayRunnable")
 
@@ -266,8 +266,6 @@ class GatewayRunnable(RoutedCalls):
 
     def as_chat_model(self) -> "GatewayChatModel":
         """This gateway as a `BaseChatModel`, for code that checks for one."""
-        from langchain_model_gateway.chat_model import GatewayChatModel  # noqa: PLC0415 - a cycle
-
         return self._recast(GatewayChatModel)
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> "GatewayRunnable":
@@ -530,6 +528,35 @@ class GatewayRunnable(RoutedCalls):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # By way of the constructor, for fresh state; the models' clients are shared.
         return type(self)(**dict(self))
+
+
+class GatewayChatModel(GatewayRunnable, ChatModelFace):
+    """A gateway that is a `BaseChatModel`, for code that checks for one.
+
+    Made by `GatewayRunnable.as_chat_model()`. All calls are the gateway's: it keeps a chain's run
+    for each, and only the deployments' models report tokens and usage, so everything is counted
+    once. A chat model's own `cache`, `rate_limiter` and `callbacks` belong on the deployments.
+
+    It inherits from both, since one that holds a gateway must hand on thirty methods by name.
+
+    Attributes:
+        profile: What all deployments can do: the lesser limit, the shared capability. `None` if
+            a deployment does not tell.
+    """
+
+    @override
+    def bind_tools(  # type: ignore[override]
+        self, tools: Sequence[Any], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        # Like every chat model's, a binding.
+        return super().bind_tools(tools, **kwargs).bind()
+
+    @override
+    def with_structured_output(
+        self, schema: Any, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        # Its answers are no messages, so it is no chat model.
+        return self._recast(GatewayRunnable).with_structured_output(schema, **kwargs)
 
 
 def _kind(value: object) -> str:

@@ -15,6 +15,7 @@ from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway._arguments import unknown_name
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway.admission import Admission, Closed, Moment, Outcome, Permit, Size
 from langchain_model_gateway.admission.cooldown import Cooldown
 from langchain_model_gateway.admission.limits import Limits
@@ -26,7 +27,7 @@ from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards, Hanging
-from langchain_model_gateway.logs import Logs, logger
+from langchain_model_gateway.listeners.logs import Logs
 from langchain_model_gateway.policies import (
     CooldownPolicy,
     HedgePolicy,
@@ -162,7 +163,7 @@ class Target:
 
     def secrets(self) -> tuple[str, ...]:
         """Its keys, which no text may show."""
-        return secret_values(self._deployment.core)
+        return secret_values(self._deployment.inner_model)
 
     def skip(self, closed: Closed) -> SkippedModel:
         """Why it was not asked, as it is told."""
