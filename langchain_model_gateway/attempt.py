@@ -126,13 +126,16 @@ class Attempt:
         seconds: How long it may take (in a stream, to the first real chunk); `None`: any time.
         has_answered: Whether its answer is the call's; in a stream, from the first real chunk on.
         hedge_after: The seconds after which another is asked beside it; `None`: nobody is.
+        is_hedge: Whether it was made beside another that takes long.
+        permits: What it was let in with, until they are given back.
         passes_through: Whether the rest of a stream needs no `received`: no kind of answer is
             rejected.
     """
 
     __slots__ = (
-        *("_begun", "_call", "_ends", "_is_cut_by_call", "_latency", "_permits", "_stream"),
-        *("has_answered", "hedge_after", "passes_through", "seconds", "target"),
+        *("_begun", "_call", "_ends", "_is_cut_by_call", "_latency", "_stream"),
+        *("has_answered", "hedge_after", "is_hedge", "passes_through", "permits", "seconds"),
+        *("target",),
     )
 
     def __init__(self, call: Progress, target: Target, permits: tuple[Permit, ...]) -> None:
@@ -141,19 +144,19 @@ class Attempt:
         self._ends: float | None = None
         self._is_cut_by_call = False
         self._latency: float | None = None
-        self._permits = permits
+        self.permits = permits
         self._stream: StreamedAnswer | None = None
         self.hedge_after: float | None = None
         self.target = target
         self.seconds: float | None = None
-        self.has_answered = self.passes_through = False
+        self.has_answered = self.is_hedge = self.passes_through = False
 
     def begin(self) -> None:
         """The driver is about to ask."""
         if self._call.is_stream:
             rejects = self._call.routing.rules.reject
             self._stream = StreamedAnswer(rejects, counts_tokens=self.target.counts_tokens)
-        if self._permits:
+        if self.permits:
             self._begun = self._call.routing.clock.monotonic()
             self.hedge_after = self._call.hedge_after(self.target)
         if self.target.timeout is not None or self._call.deadline is not None:
@@ -174,9 +177,10 @@ class Attempt:
             if is_structured(answer):
                 call.answer = answer
             raise
-        call.answer = self._stamped(answer)
+        beside = self._beside() if call.raced else ()
+        call.answer = stamp(answer, self.target.model_name, call.failures, beside)
         self.has_answered = call.is_answered = True
-        if self._permits:
+        if self.permits:
             usage = usage_of(answer) if self.target.counts_tokens else None
             self._give_back("answered", usage=usage)
 
@@ -207,13 +211,15 @@ class Attempt:
         if self._begun is not None:
             self._latency = self._call.routing.clock.monotonic() - self._begun
         first, *rest = ready
-        return [self._stamped(first), *rest]
+        call = self._call
+        beside = self._beside() if call.raced else ()
+        return [stamp(first, self.target.model_name, call.failures, beside), *rest]
 
-    def _stamped(self, answer: Any) -> Any:
-        call, name = self._call, self.target.model_name
-        failed = {failure.model_name for failure in call.failures}
-        beside = [each for each in call.raced if each != name and each not in failed]
-        return stamp(answer, name, call.failures, beside)
+    def _beside(self) -> Sequence[str]:
+        """The names of those who were asked beside it, and have not failed."""
+        call = self._call
+        gone = {self.target.model_name, *(failure.model_name for failure in call.failures)}
+        return [name for name in call.raced if name not in gone]
 
     def finished(self) -> None:
         """The stream has ended.
@@ -223,7 +229,7 @@ class Attempt:
         """
         if not self.passes_through:
             self.ended()
-        if self._permits:
+        if self.permits:
             usage = self._stream.usage if self._stream is not None else None
             self._give_back("answered", usage=usage)
 
@@ -246,7 +252,7 @@ class Attempt:
 
     def lost(self) -> None:
         """Another was quicker. That counts: what hangs must not stay first for ever."""
-        if self._permits:
+        if self.permits:
             self._give_back("failed")
 
     def failed(self, error: BaseException) -> bool:
@@ -273,7 +279,7 @@ class Attempt:
         if is_timeout and self._is_cut_by_call:
             call.is_late = True
             self.end()
-        elif self._permits:
+        elif self.permits:
             self._count(error)
         if self.has_answered and is_timeout:
             call.check_deadline()
@@ -294,11 +300,11 @@ class Attempt:
 
     def end(self) -> None:
         """Give the permits back, unless they have been; it says nothing about the deployment."""
-        if self._permits:
+        if self.permits:
             self._give_back("neutral")
 
     def _give_back(self, kind: Literal["answered", "failed", "neutral"], **facts: Any) -> None:
-        permits, self._permits = self._permits, ()
+        permits, self.permits = self.permits, ()
         now, begun, latency = self._call.routing.clock.monotonic(), self._begun, self._latency
         if latency is None and begun is not None and kind != "neutral":
             latency = now - begun
@@ -328,14 +334,10 @@ class Attempt:
     def given(self, value: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A call's input and keywords as the deployment's client takes them."""
         routing = self._call.routing
-        if not routing.rules.translate_history:
+        is_plain = value.__class__ is str and not keywords
+        if is_plain or not routing.rules.translate_history:
             return value, keywords
         return translated(value, keywords, self.target, routing.targets)
-
-    @property
-    def is_hedge(self) -> bool:
-        """Whether it was made beside another that takes long."""
-        return self._call.raced[1:] == (self.target.model_name,)
 
     def async_model(self) -> Any:
         """What async callers ask."""

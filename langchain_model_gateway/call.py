@@ -7,15 +7,14 @@ it.
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain, count
+from itertools import count
 from typing import Any, Final, NamedTuple
 
-from langchain_model_gateway.admission import Closed, Moment, Permit
+from langchain_model_gateway.admission import Closed, Permit, Then
 from langchain_model_gateway.admission.limits import size_of
 from langchain_model_gateway.attempt import Attempt, Progress
 from langchain_model_gateway.classify import is_retryable, retry_after
-from langchain_model_gateway.errors import SkippedModel
-from langchain_model_gateway.routing import Choice, Full, Routing, route
+from langchain_model_gateway.routing import Choice, Routing, route
 from langchain_model_gateway.target import Target
 
 _FIRST_PAUSE: Final = 0.02
@@ -41,7 +40,7 @@ class Call(Progress):
         is_stream: Whether it is asked for a stream.
     """
 
-    __slots__ = ("_attempt", "_full", "_order", "_pick", "_size", "_value")
+    __slots__ = ("_attempt", "_order", "_pick", "_size", "_value")
 
     def __init__(
         self,
@@ -55,7 +54,6 @@ class Call(Progress):
     ) -> None:
         super().__init__(routing, fallback=fallback, is_stream=is_stream)
         self._attempt: Attempt | None = None
-        self._full: list[Target] = []
         self._order = routing.order(preference, affinity, is_only=not fallback)
         is_drawn = routing.rules.balance is not None and affinity is None
         self._pick = self._next if is_drawn else None
@@ -73,33 +71,43 @@ class Call(Progress):
             NoModelAvailableError: If no deployment may be used now.
             AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
-        ready = route(self._order, self.routing.moment, self._enter, self._pick)
+        pick, when_free = self._pick, self._when_free
+        steps = route(
+            self._order,
+            self.routing.clock,
+            self.size,
+            Target.enter,
+            pick=pick,
+            when_free=when_free,
+        )
         try:
-            for choice in chain(ready, self._when_free()):
-                if isinstance(choice, Choice):
-                    yield from self._attempts(choice)
-                    if self.is_answered:
-                        return
-                    if not self.fallback:
-                        break
-                elif isinstance(choice, Wait):
-                    yield choice
-                elif isinstance(choice, Full):
-                    self._full.append(choice.target)
-                else:
-                    self._skip(choice)
+            for step in steps:
+                if isinstance(step, Wait):
+                    yield step
+                    continue
+                target, entry, is_last_resort = step
+                if isinstance(entry, Closed):
+                    self._skip(target, entry)
+                    continue
+                yield from self._attempts(target, entry, is_last_resort=is_last_resort)
+                if self.is_answered:
+                    return
+                if not self.fallback:
+                    break
             if self.answer is None:  # else the last structured output, unparsed
                 raise self.gave_up()
         finally:
-            if self._attempt is not None:
+            if self._attempt is not None and self._attempt.permits:
                 self._attempt.end()
             # No circle is left behind: an attempt holds its call, and a failure, by its traceback,
             # the driver's frame, which holds it too.
             self._attempt, self.failures = None, ()
 
-    def _attempts(self, choice: Choice) -> Iterator[Attempt | Wait]:
+    def _attempts(
+        self, target: Target, permits: tuple[Permit, ...], *, is_last_resort: bool
+    ) -> Iterator[Attempt | Wait]:
         """The attempts at one deployment, and the waits between them."""
-        target, permits, is_last_resort = choice
+        clock = self.routing.clock
         for number in count(1):
             self._attempt = attempt = Attempt(self, target, permits)
             if is_last_resort and (wait := self._worth_waiting(permits)):
@@ -112,40 +120,37 @@ class Call(Progress):
                 return
             attempt.begin()
             yield attempt
-            if self.is_answered or (delay := self._delay_before_retry(choice, number)) is None:
+            if self.is_answered:
+                return
+            delay = self._delay_before_retry(target, number, is_last_resort=is_last_resort)
+            if delay is None:
                 return
             yield Wait(delay)
             # Meanwhile a window may have begun, or other calls have failed.
-            entry = self._enter(target, self.routing.moment(), is_last_resort=is_last_resort)
+            entry = target.enter(clock, self.size, is_last_resort=is_last_resort)
             if isinstance(entry, Closed):
                 return
             permits = entry
 
     def _is_restricted(self, target: Target) -> bool:
         """Whether a window has begun while a place was waited for; then it is noted."""
-        closed = target.closed(self.routing.moment(), self.size)
+        closed = target.closed(self.routing.clock, self.size)
         if closed is None or closed.kind != "restricted":
             return False
-        self._skip(target.skip(closed))
+        self._skip(target, closed)
         return True
 
-    def _when_free(self) -> Iterator[Choice | SkippedModel | Wait]:
+    def _when_free(self, full: Sequence[Target]) -> Iterator[Choice | Wait]:
         """Wait for a place at deployments that are full; there is no bell, so look again."""
-        pending, clock = self._full, self.routing.clock
-        if not pending:
-            return
+        pending, clock = [*full], self.routing.clock
         most, pause = self.routing.rules.max_wait, _FIRST_PAUSE
         begun = clock.monotonic()
         while pending:
             for target in [*pending]:
-                entry = self._enter(target, self.routing.moment(), is_last_resort=True)
-                if isinstance(entry, Closed) and entry.kind != "restricted":
-                    continue
-                pending.remove(target)
-                if isinstance(entry, Closed):
-                    yield target.skip(entry)
-                else:
-                    yield Choice(target, entry, is_last_resort=True)
+                entry = target.enter(clock, self.size, is_last_resort=True)
+                if not isinstance(entry, Closed) or entry.kind == "restricted":
+                    pending.remove(target)
+                    yield target, entry, True
             waited = clock.monotonic() - begun
             limits = (None if most is None else most - waited, self.time_left())
             left = min((each for each in limits if each is not None), default=math.inf)
@@ -155,21 +160,18 @@ class Call(Progress):
                 yield Wait(min(pause * clock.uniform(0.5, 1.0), left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
         for target in pending:
-            closed = target.closed(self.routing.moment(), self.size)
+            closed = target.closed(clock, self.size)
             reason = f"{closed.reason if closed else 'full'}, no place within {waited:.3g} s"
-            yield SkippedModel(target.model_name, reason, clock.now())
+            yield target, Closed("full", reason, clock.now()), True
 
-    def _skip(self, skip: SkippedModel) -> None:
+    def _skip(self, target: Target, closed: Closed) -> None:
+        skip = target.skip(closed)
         self.skipped += (skip,)
         self.routing.listener.skipped(skip)
 
-    def _enter(
-        self, target: Target, at: Moment, *, is_last_resort: bool = False
-    ) -> tuple[Permit, ...] | Closed:
-        return target.enter(at, self.size, is_last_resort=is_last_resort)
-
-    def _next(self, pending: Sequence[Target], at: Moment) -> Target:
-        return self.routing.pick(pending, at, self.size, streams=self.is_stream, advance=True)
+    def _next(self, pending: Sequence[Target]) -> Target:
+        routing = self.routing
+        return routing.pick(pending, routing.clock, self.size, streams=self.is_stream, advance=True)
 
     def size(self) -> int:
         """The tokens of the call's input, approximately."""
@@ -184,7 +186,9 @@ class Call(Progress):
         # A limit is a courtesy: who would have to wait too long asks anyway, and at once.
         return 0.0 if most is None or wait > most or (left is not None and wait >= left) else wait
 
-    def _delay_before_retry(self, choice: Choice, attempts: int) -> float | None:
+    def _delay_before_retry(
+        self, target: Target, attempts: int, *, is_last_resort: bool
+    ) -> float | None:
         """How long to wait before the next attempt at the same deployment, if one is worth it.
 
         Raises:
@@ -205,8 +209,8 @@ class Call(Progress):
         left = self.time_left()
         if left is not None and delay >= left:
             return None
-        closed = choice.target.closed(self.routing.moment().after(delay), self.size)
-        is_open = closed is None or (choice.is_last_resort and closed.kind != "restricted")
+        closed = target.closed(Then(clock, delay), self.size)
+        is_open = closed is None or (is_last_resort and closed.kind != "restricted")
         return delay if is_open else None
 
     def _another_is_free(self) -> bool:
@@ -214,11 +218,9 @@ class Call(Progress):
 
     def _free(self, tried: Collection[str]) -> list[Target]:
         """The deployments that were not tried yet and may be asked now."""
-        present, untried = (
-            self.routing.moment(),
-            (target for target in self._order if target.model_name not in tried),
-        )
-        return [target for target in untried if target.closed(present, self.size) is None]
+        clock, size = self.routing.clock, self.size
+        untried = (target for target in self._order if target.model_name not in tried)
+        return [target for target in untried if target.closed(clock, size) is None]
 
     # --- hedging -----------------------------------------------------------------------------
 
@@ -228,9 +230,8 @@ class Call(Progress):
         free = self._free({name, *(each.model_name for each in self.failures)})
         if not free:
             return None
-        at = self.routing.moment()
-        target = free[0] if self._pick is None else self._pick(free, at)
-        entry = self._enter(target, at)
+        target = free[0] if self._pick is None else self._pick(free)
+        entry = target.enter(self.routing.clock, self.size)
         if isinstance(entry, Closed):
             return None
         second = Attempt(self, target, entry)
@@ -238,5 +239,6 @@ class Call(Progress):
             second.end()
             return None
         self.raced = (name, target.model_name)
+        second.is_hedge = True
         second.begin()
         return second

@@ -55,8 +55,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
     def _call(self, run: Run, kwargs: dict[str, Any], *, is_stream: bool = False) -> Call:
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
         config, affinity = run.config, None
-        preference = _setting(PREFERENCE, config, kwargs)
-        fallback = _setting(FALLBACK, config, kwargs)
+        preference = fallback = None
+        if kwargs or config is not None:
+            preference = _setting(PREFERENCE, config, kwargs)
+            fallback = _setting(FALLBACK, config, kwargs)
         if kwargs:
             check_keywords(kwargs)
         if preference is None or preference == "":  # given "", whatever the config says
@@ -298,12 +300,11 @@ def _in_turn(limit: int, function: Callable[[T], Awaitable[U]]) -> Callable[[T],
 
 def _asking(run: Run, kwargs: dict[str, Any], method: str, attempt: Attempt) -> Callable[[], Any]:
     """What asks an attempt's deployment; each gets lists and dicts of its own."""
-    is_async = method.startswith("a")
     target = attempt.target
-    model = attempt.async_model() if is_async else target.model
+    model = attempt.async_model() if method[0] == "a" else target.model
     model, config = run.attempt(model, target.model_name, is_hedge=attempt.is_hedge)
-    value, own = map(_own, attempt.given(run.input, kwargs))
-    return partial(getattr(model, method), value, config, **own)
+    value, own = attempt.given(run.input, kwargs)
+    return partial(getattr(model, method), _own(value), config, **_own(own))
 
 
 def _setting(name: str, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Any:

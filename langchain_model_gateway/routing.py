@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from langchain_core.exceptions import ModelTimeoutError
 
 from langchain_model_gateway._arguments import unknown_name
 from langchain_model_gateway._logger import logger
-from langchain_model_gateway.admission import Closed, Moment, Permit, Size
+from langchain_model_gateway.admission import Closed, Moment, Permit, Size, Then
 from langchain_model_gateway.answers import is_callers_bug
 from langchain_model_gateway.balance import draw, ranked
 from langchain_model_gateway.classify import is_control_flow
@@ -25,6 +25,8 @@ from langchain_model_gateway.listeners.logs import Logs
 from langchain_model_gateway.state import HedgeBudget, Memory
 from langchain_model_gateway.target import Rules, Target
 from langchain_model_gateway.timing import Clock
+
+T = TypeVar("T")
 
 _FAR: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -55,19 +57,12 @@ class RoutingPlan(NamedTuple):
         return plan_html(self)
 
 
-class Choice(NamedTuple):
-    """A deployment that may be asked now, or after the wait that its permits say."""
+Choice = tuple[Target, tuple[Permit, ...] | Closed, bool]
+"""A deployment whose turn has come; its permits, or why it may not be asked at all; and whether it
+is the last resort: then its permits may say to wait."""
 
-    target: Target
-    permits: tuple[Permit, ...]
-    is_last_resort: bool
-
-
-class Full(NamedTuple):
-    """A deployment that may be asked when it has a place again."""
-
-    target: Target
-    closed: Closed
+Enter = Callable[..., tuple[Permit, ...] | Closed]
+Pick = Callable[[Sequence[Target]], Target]
 
 
 @dataclass(frozen=True)
@@ -98,10 +93,6 @@ class Routing:
         by_name = {target.model_name: target for target in targets}
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
         return cls(by_name, {**paths, **by_name}, rules, clock, guards, listener, memory.hedges)
-
-    def moment(self) -> Moment:
-        """The present."""
-        return Moment(self.clock.now(), self.clock.monotonic())
 
     def order(
         self, preference: object, affinity: object = None, *, is_only: bool = False
@@ -163,34 +154,38 @@ class Routing:
         candidates = [each for each in tier if each.closed(at, size) is None]
         if self.rules.balance is None or not candidates:
             return first
-        uniform, now = self.clock.uniform, at.monotonic
+        uniform, now = self.clock.uniform, at.monotonic()
         return draw(self.rules.balance, candidates, uniform, now, streams=streams, advance=advance)
 
     def plan(self, preference: object, at: datetime | None = None) -> RoutingPlan:
         """What a call now, or at that moment, would do, if nothing else happens until then."""
-        present = self.moment()
+        present: Moment = self.clock
         if at is not None:
-            present = Moment(at, present.monotonic + (at - present.now).total_seconds())
+            present = Then(present, (at - present.now()).total_seconds(), at)
         deferred: list[SkippedModel] = []
 
-        def look(target: Target, at: Moment, *, is_last_resort: bool = False) -> Any:
-            closed = target.closed(at, no_size)
+        def look(target: Target, at: Moment, size: Size, *, is_last_resort: bool = False) -> Any:
+            closed = target.closed(at, size)
             if closed is None or closed.kind == "restricted":
                 return closed or ()
-            if not is_last_resort:
-                deferred.append(target.skip(closed))
-                return closed
-            return ()
+            if closed.kind != "full" and is_last_resort:
+                return ()
+            deferred.append(target.skip(closed))
+            return closed
 
-        def pick(pending: Sequence[Target], at: Moment) -> Target:
-            return self.pick(pending, at, no_size, streams=False, advance=False)
+        def pick(pending: Sequence[Target]) -> Target:
+            return self.pick(pending, present, no_size, streams=False, advance=False)
 
-        choices = list(route(self.order(preference), lambda: present, look, pick))
+        def when_free(full: Sequence[Target]) -> Iterator[Choice]:
+            return ((target, (), True) for target in full)
+
+        order = self.order(preference)
+        choices = list(route(order, present, no_size, look, pick=pick, when_free=when_free))
         return RoutingPlan(
-            order=tuple(c.target.model_name for c in choices if not isinstance(c, SkippedModel)),
-            skipped=tuple(c for c in choices if isinstance(c, SkippedModel)),
-            deferred=tuple(deferred),
-            at=present.now,
+            order=tuple(t.model_name for t, entry, _ in choices if not isinstance(entry, Closed)),
+            skipped=tuple(t.skip(entry) for t, entry, _ in choices if isinstance(entry, Closed)),
+            deferred=tuple(dict.fromkeys(deferred)),
+            at=present.now() if at is None else at,
         )
 
 
@@ -201,11 +196,14 @@ def no_size() -> int:
 
 def route(
     order: Sequence[Target],
-    moment: Callable[[], Moment],
-    enter: Callable[..., tuple[Permit, ...] | Closed],
-    pick: Callable[[Sequence[Target], Moment], Target] | None,
-) -> Iterator[Choice | SkippedModel | Full]:
-    """Yield each deployment when its turn has come, or a `SkippedModel` if it may not be tried.
+    at: Moment,
+    size: Size,
+    enter: Enter,
+    *,
+    pick: Pick | None,
+    when_free: Callable[[Sequence[Target]], Iterator[T]],
+) -> Iterator[Choice | T]:
+    """Yield each deployment when its turn has come.
 
     Lazy: the clock is looked at just before an attempt, and a call whose first choice answers looks
     at no other. After those that are open come the limited, then those in cooldown, each the
@@ -213,40 +211,35 @@ def route(
 
     Args:
         order: The deployments, of lower tiers first.
-        moment: The clock.
+        at: The clock, or a moment.
+        size: The tokens of the call's input.
         enter: `Target.enter`, or what only looks.
         pick: Which one of those that are left is next; `None`: the first.
+        when_free: What to do about those that are full.
     """
     deferred: list[tuple[bool, datetime, Target]] = []
-    full: list[Full] = []
-    for target in order if pick is None else _picked(order, moment, pick):
-        entry = enter(target, moment()) if target.admissions else ()
-        if not isinstance(entry, Closed):
-            yield Choice(target, entry, is_last_resort=False)
-        elif entry.kind == "restricted":
-            yield target.skip(entry)
+    full: list[Target] = []
+    for target in order if pick is None else _picked(order, pick):
+        entry = enter(target, at, size) if target.admissions else ()
+        if not isinstance(entry, Closed) or entry.kind == "restricted":
+            yield target, entry, False
         elif entry.kind == "full":
-            full.append(Full(target, entry))
+            full.append(target)
         else:
             deferred.append((entry.kind == "cooldown", entry.until or _FAR, target))
     for _, _, target in sorted(deferred, key=itemgetter(0, 1)):
-        entry = enter(target, moment(), is_last_resort=True)
-        if not isinstance(entry, Closed):
-            yield Choice(target, entry, is_last_resort=True)
-        elif entry.kind == "full":
-            full.append(Full(target, entry))
+        entry = enter(target, at, size, is_last_resort=True)
+        if isinstance(entry, Closed) and entry.kind == "full":
+            full.append(target)
         else:
-            yield target.skip(entry)
-    yield from full
+            yield target, entry, True
+    if full:
+        yield from when_free(full)
 
 
-def _picked(
-    order: Sequence[Target],
-    moment: Callable[[], Moment],
-    pick: Callable[[Sequence[Target], Moment], Target],
-) -> Iterator[Target]:
+def _picked(order: Sequence[Target], pick: Pick) -> Iterator[Target]:
     pending = [*order]
     while pending:
-        target = pick(pending, moment())
+        target = pick(pending)
         pending.remove(target)
         yield target

@@ -95,13 +95,14 @@ class Target:
         permits: tuple[Permit, ...] = ()
         for admission in self.admissions:
             entry = admission.enter(at, size, is_last_resort=is_last_resort)
+            if entry is None:
+                continue
             if isinstance(entry, Closed):
-                unused = Outcome("neutral", at.monotonic, has_begun=False)
+                unused = Outcome("neutral", at.monotonic(), has_begun=False)
                 for permit in permits:
                     permit.give_back(unused)
                 return entry
-            if entry is not None:
-                permits += (entry,)
+            permits += (entry,)
         return permits
 
     def in_front(self) -> "Target":
