@@ -22,10 +22,12 @@ from langchain_model_gateway.gateway import GatewayRunnable
 from langchain_model_gateway.policies import CooldownPolicy, RetryPolicy
 from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow, WindowDict
+from langchain_model_gateway.timing import Clock, SystemClock
 
 __all__ = [
     "AllContextsOverflowedError",
     "AllModelsFailedError",
+    "Clock",
     "CooldownPolicy",
     "DeploymentDict",
     "EmptyStreamError",
@@ -40,6 +42,7 @@ __all__ = [
     "RetryPolicy",
     "RoutingPlan",
     "SkippedModel",
+    "SystemClock",
     "TimeWindow",
     "WindowDict",
 ]
