@@ -12,7 +12,7 @@ def written(document: Path, folder: Path) -> Path:
     for block in blocks(document):
         if not block.reason:
             lines += [""] * (block.line - 1 - len(lines)) + block.code.splitlines()
-    module = folder / f"{document.stem.lower()}.py"
+    module = folder / f"{document.stem.lower().replace('-', '_')}.py"
     module.write_text("\n".join([*lines, ""]), encoding="utf-8")
     return module
 
