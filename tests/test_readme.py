@@ -12,7 +12,7 @@ from llmock.pytest_plugin import LLMock
 
 import langchain_model_gateway
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("**/*.md"))]
 
@@ -121,12 +121,12 @@ def test_links_within_documents_lead_somewhere(document: Path) -> None:
     """Every relative link and every heading linked to exists."""
     text = document.read_text(encoding="utf-8")
     for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text):
-        target = (document.parent / path) if path else document
+        target = (document.parent / path).resolve() if path else document
         # The installed wheel is tested beside the README and docs only.
         if target.suffix == ".md" and target in DOCUMENTS and anchor:
             assert anchor in anchors(target), f"{document.name} links to #{anchor}"
         elif path and (ROOT / ".git").exists():
-            assert target.resolve().exists(), f"{document.name} links to {path}"
+            assert target.exists(), f"{document.name} links to {path}"
 
 
 def anchors(document: Path) -> set[str]:
