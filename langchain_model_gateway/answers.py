@@ -69,8 +69,13 @@ _TRUNCATED: Final = (
     '"truncated" out of reject'
 )
 _FUNCTION_RAISED: Final = "raised by a function in the gateway's reject="
-# What LangChain raises for a stream with no event at all: a bare ValueError with this text.
-_NO_CHUNKS: Final = ("No generation chunks were returned", "No generations found in stream.")
+# What is raised for a stream with no event at all: by LangChain, and by Fireworks' client.
+_NO_CHUNKS_ERRORS: Final = ("ValueError", "FireworksError")
+_NO_CHUNKS: Final = (
+    "No generation chunks were returned",
+    "No generations found in stream.",
+    "Received empty stream from Fireworks",
+)
 
 
 class StreamedAnswer:
@@ -169,7 +174,7 @@ def as_verdict(error: Exception) -> Exception:
     told: Exception
     if (verdict := _verdict(error)) is not None:
         told = RejectedAnswerError(verdict)
-    elif type(error) is ValueError and str(error) in _NO_CHUNKS:
+    elif type(error).__name__ in _NO_CHUNKS_ERRORS and str(error) in _NO_CHUNKS:
         told = EmptyStreamError("the stream ended with no event at all")
     else:
         return error

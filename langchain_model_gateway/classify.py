@@ -50,11 +50,13 @@ _HEADERS_AT: Final = (
     "headers",  # cohere, openrouter, aiohttp, urllib
     "response.ResponseMetadata.HTTPHeaders",  # botocore
     "raw_response.headers",
+    "litellm_response_headers",  # litellm, whose own `response` has none
 )
 _BODY_AT: Final = (
     "body",  # openai, anthropic, groq, fireworks, cohere, openrouter
     "details",  # google.genai
     "response",  # botocore
+    "response._content",  # httpx (so mistralai), requests; `.text` would read from the network
 )
 
 # --- what it means ---------------------------------------------------------------------------
@@ -75,11 +77,13 @@ _CODES: Final[Mapping[str, int]] = {
     "insufficient_quota": 402,
     "internal_server_error": 500,
     "invalid_api_key": 401,
+    "invalid_prompt": 400,
     "model_decommissioned": 404,
     "model_not_found": 404,
     "rate_limit_exceeded": 429,
     "server_error": 500,
     "service_unavailable": 503,
+    "vector_store_timeout": 504,
     # Anthropic
     "api_error": 500,
     "authentication_error": 401,
@@ -135,9 +139,13 @@ _BAD_GATEWAY: Final = 502
 _SAYINGS: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
     (re.compile(pattern, re.DOTALL), status)
     for pattern, status in (
-        (r"\[(\d{3})\] ", 0),  # NVIDIA
+        (r"\[(\d{3})\] ", 0),  # NVIDIA, and where its answer's body follows as a dict's text
+        (r"\[429\] .*'(?:code|type)': '(insufficient_quota)'", 0),
         (r"OpenRouter API returned an error during streaming: .*\(code: (\w+)\)$", _BAD_GATEWAY),
         (r"Received AWS exception (\w+):", _BAD_GATEWAY),
+        (r"([a-z]+_[a-z_]+): ", 0),  # OpenAI's Responses API: an error event in a stream
+        (r"code='(\w+)' message=", 0),  # and a response that has failed
+        (r"(Response \S+ failed\.)$", _BAD_GATEWAY),
         (r"(No generation chunks were returned|No generations found in stream)", _BAD_GATEWAY),
         (r"(Received empty stream from)", _BAD_GATEWAY),  # Fireworks
         (r"[\"']?(Response missing 'choices' key)", _BAD_GATEWAY),
@@ -367,13 +375,11 @@ def portable(error: Exception, secrets: Collection[str] | None = ()) -> Exceptio
     """
     if _is_of(type(error), _OWN):
         return error
-    facts: dict[str, Any] = {}
-    if (status := provider_status(error)) is not None:
-        facts["status_code"] = status
     bare = _native_copy(error, secrets) or _stand_in_for(error, secrets)
+    if (status := provider_status(error)) is not None:
+        bare.__dict__["status_code"] = status
     if is_retryable(bare) != (may_help := is_retryable(error)):
-        facts["is_retryable"] = may_help
-    bare.__dict__.update(facts)
+        bare.__dict__["is_retryable"] = may_help
     return bare
 
 
@@ -467,7 +473,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while isinstance(each, BaseException) and id(each) not in seen:
         seen.add(id(each))
         yield each
-        each = _at(each, "__cause__")
+        each = _at(each, "__cause__") or _hidden(each)
+
+
+def _hidden(error: BaseException) -> Any:
+    """The server's answer that a client hides when it raises its own error `from None`.
+
+    Ollama's and NVIDIA's do, whose errors have neither headers nor codes.
+    """
+    context = _at(error, "__context__") if _at(error, "__suppress_context__") is True else None
+    is_answer = _is_clients(type(context)) and _http_status(context) is not None
+    return context if is_answer else None
 
 
 def _at(holder: Any, path: str) -> Any:
@@ -548,7 +564,7 @@ def _codes(payload: Any) -> Iterator[object]:
 def _payload(error: BaseException) -> Any:
     """The object in which the server says what went wrong."""
     for body in (*(_at(error, path) for path in _BODY_AT), _argument(error)):
-        body = _parsed(body) if isinstance(body, str) else body  # noqa: PLW2901
+        body = _parsed(body) if isinstance(body, (str, bytes)) else body  # noqa: PLW2901
         if isinstance(body, Mapping):
             inner = _at(body, "error") or _at(body, "Error")
             return inner if isinstance(inner, Mapping) else body
@@ -561,7 +577,7 @@ def _argument(error: BaseException) -> Any:
     return args[0] if isinstance(args, tuple) and len(args) == 1 else None
 
 
-def _parsed(body: str) -> Any:
+def _parsed(body: str | bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
