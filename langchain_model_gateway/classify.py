@@ -139,12 +139,13 @@ _BAD_GATEWAY: Final = 502
 _SAYINGS: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
     (re.compile(pattern, re.DOTALL), status)
     for pattern, status in (
-        (r"\[(\d{3})\] ", 0),  # NVIDIA, and where its answer's body follows as a dict's text
-        (r"\[429\] .*'(?:code|type)': '(insufficient_quota)'", 0),
+        (r"\[(\d{3})\] ", 0),  # NVIDIA
+        # NVIDIA and LiteLLM, whose text ends with the server's answer; a question is not in it.
+        (r"(?:\[429\]|litellm\.RateLimitError:) .*['\"]: ?['\"](insufficient_quota)['\"]", 0),
         (r"OpenRouter API returned an error during streaming: .*\(code: (\w+)\)$", _BAD_GATEWAY),
         (r"Received AWS exception (\w+):", _BAD_GATEWAY),
         (r"([a-z]+_[a-z_]+): ", 0),  # OpenAI's Responses API: an error event in a stream
-        (r"code='(\w+)' message=", 0),  # and a response that has failed
+        (r"(?:ResponseError\()?code='(\w+)'", 0),  # and a response that has failed
         (r"(Response \S+ failed\.)$", _BAD_GATEWAY),
         (r"(No generation chunks were returned|No generations found in stream)", _BAD_GATEWAY),
         (r"(Received empty stream from)", _BAD_GATEWAY),  # Fireworks

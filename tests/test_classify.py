@@ -152,7 +152,7 @@ CLIENTS: list[tuple[str, Callable[[], Exception], str]] = [
     ("responses stream: its error", lambda: ValueError("server_error: no"), RETRY),
     ("responses stream: credit", lambda: ValueError("insufficient_quota: no"), ACCOUNT),
     ("responses stream: prompt", lambda: ValueError("invalid_prompt: no"), REQUEST),
-    ("responses failed", lambda: ValueError("code='server_error' message='no'"), RETRY),
+    ("responses failed", lambda: ValueError("ResponseError(code='server_error', message='no')"), RETRY),
     ("responses failed: rate", lambda: ValueError("code='rate_limit_exceeded' message=''"), RETRY),
     ("responses failed, no reason", lambda: ValueError("Response resp_1 failed."), RETRY),
     ("openai status 200", lambda: ValueError({"message": "no", "code": 429}), RETRY),
@@ -251,6 +251,15 @@ CLIENTS: list[tuple[str, Callable[[], Exception], str]] = [
     ("mistral 429", lambda: http_error(429), RETRY),
     ("mistral 422", lambda: http_error(422), REQUEST),
     ("mistral out of credit", lambda: out_of_credit(429), ACCOUNT),
+    (
+        "litellm out of credit",
+        lambda: client_error(
+            "litellm.exceptions.RateLimitError",
+            'litellm.RateLimitError: XException - {"error": {"code": "insufficient_quota"}}',
+            status_code=429,
+        ),
+        ACCOUNT,
+    ),
     (
         "nvidia out of credit, async",
         lambda: Exception("[429] no\n{'error': {'code': 'insufficient_quota'}, 'status': 429}"),

@@ -307,7 +307,7 @@ def test_no_payload_makes_a_client_send_what_nobody_gave_it(
             if data.draw(st.booleans()):
                 holder.pop(name, None)
             else:
-                holder[name] = data.draw(JUNK)
+                holder[name] = copy.deepcopy(data.draw(JUNK))
         assert "SENTINEL" not in outcome(payload, type(model), listener)[0]
 
     attack()
