@@ -17,7 +17,7 @@ from langchain_model_gateway import (
 )
 
 from .clients import CLIENTS, CORE, INSTALLED
-from .conftest import FORMS, UPSTREAM, Ask
+from .conftest import FORMS, FULL, REDUCED, UPSTREAM, Ask
 from .dialects import Answer
 from .faults import FAULTS, Case
 from .server import Fault, Provider
@@ -49,7 +49,7 @@ MATRIX = [
     pytest.param(name, case, form, id=f"{name}-{fault}-{form}")
     for name in INSTALLED
     for fault, case in FAULTS.items()
-    for form in FORMS
+    for form in (FORMS if FULL or name in CORE else REDUCED)
     if streams(form) or not case.in_streams_only
 ]
 REPLACED = [p for p in MATRIX if not (streams(p.values[2]) and p.values[1].has_begun)]
