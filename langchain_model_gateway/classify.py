@@ -482,7 +482,8 @@ def _hidden(error: BaseException) -> Any:
 
     Ollama's and NVIDIA's do, whose errors have neither headers nor codes.
     """
-    context = _at(error, "__context__") if _at(error, "__suppress_context__") is True else None
+    is_hidden = _at(error, "__suppress_context__") is True
+    context: Any = _at(error, "__context__") if is_hidden else None
     is_answer = _is_clients(type(context)) and _http_status(context) is not None
     return context if is_answer else None
 
