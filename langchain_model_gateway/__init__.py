@@ -8,6 +8,7 @@ from langchain_core.runnables import RunnableSerializable as _RunnableSerializab
 from langchain_model_gateway.chat_model import GatewayChatModel
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
+from langchain_model_gateway.documents import ConfigError, ConfigProblem
 from langchain_model_gateway.errors import (
     AllContextsOverflowedError,
     AllModelsFailedError,
@@ -26,6 +27,8 @@ from langchain_model_gateway.schedule import TimeWindow, WindowDict
 __all__ = [
     "AllContextsOverflowedError",
     "AllModelsFailedError",
+    "ConfigError",
+    "ConfigProblem",
     "CooldownPolicy",
     "DeploymentDict",
     "EmptyStreamError",

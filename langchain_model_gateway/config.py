@@ -1,0 +1,394 @@
+"""A gateway from a configuration: every mistake is found before anything is raised."""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+
+from langchain_core.runnables import Runnable, RunnablePassthrough
+from pydantic import BaseModel, ValidationError
+
+from langchain_model_gateway._arguments import MEANT, nearest, unknown_name
+from langchain_model_gateway._text import one_line, redact
+from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.documents import MOST_DEPTH, Document, Keys, get, read
+from langchain_model_gateway.secrets import plain_secrets
+
+if TYPE_CHECKING:
+    from langchain_model_gateway.gateway import GatewayRunnable
+
+G = TypeVar("G", bound="GatewayRunnable")
+
+KEYWORDS: Final = "with"
+"""The key of a deployment under which its model's keywords stand."""
+
+_IN_PLAIN_TEXT: Final = (
+    "a key in plain text: put it into an environment variable, write {env: NAME}"
+)
+_NO_INTERPOLATION: Final = "nothing is filled into texts: write {env: NAME} for the whole value"
+_PLACEHOLDER: Final = "placeholder"
+
+_SECRET_KEY: Final = re.compile(
+    r"""(?ix)
+    (?:api|access|secret|private|subscription|auth|account|shared|master)[-_]?key(?:[-_]id)?s?$
+    | ^key$ | (?:^|[-_]|api|auth|access|bearer|session)token$
+    | secrets?$ | passw(?:or)?d$ | passphrase$ | ^(?:pwd|pass)$
+    | authorization$ | cookies?$ | ^credentials?$ | (?:^|[-_])headers$
+    """
+)
+_SECRET_HEADER: Final = re.compile(r"(?i)auth|key|token|secret|pass|cookie|cred|session|sign|jwt")
+_INTERPOLATED: Final = re.compile(r"\$\{\w+\}|^\$[A-Z_]+$|^os\.environ/\w+$|^env[:/]\w+$", re.ASCII)
+_VARIABLE: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_PROVIDER: Final = re.compile(r"([A-Za-z_-]+):")
+# What any chat model takes: beside `model_name`, they were meant for the model.
+_OF_THE_MODEL: Final = frozenset(
+    {"api_key", "base_url", "max_retries", "max_tokens", "stop", "temperature", "top_p"}
+)
+_OF_INIT_CHAT_MODEL: Final = frozenset({"model_provider", "configurable_fields", "config_prefix"})
+# A near miss of a keyword; what is like none may be the provider's own.
+_MISSPELT: Final = 0.85
+
+
+def build(
+    cls: type[G],
+    source: object,
+    overrides: Mapping[str, Any],
+    inner: "type[GatewayRunnable]",
+    *,
+    needs_keys: bool = True,
+) -> G:
+    """Build a gateway from a configuration.
+
+    Args:
+        cls: The class of the gateway.
+        source: The path of a YAML or TOML file, or a mapping.
+        overrides: The gateway's keywords that replace what is configured.
+        inner: The class of gateways inside deployments.
+        needs_keys: Whether variables must be set; otherwise a placeholder stands for each that
+            is not, and the gateway is good for looking at only.
+
+    Raises:
+        ConfigError: If something is wrong; tells all that is.
+    """
+    document = read(source)
+    document.elsewhere = overrides.keys()
+    values = _Values(document, needs_keys=needs_keys)
+    own = values.mapping({k: v for k, v in document.data.items() if k not in overrides}, ())
+    gateway = _Builder(document, inner, needs_keys=needs_keys).gateway(cls, own, (), overrides)
+    document.check()
+    return gateway
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+class _Values:
+    """Fills in variables, and tells of secrets in plain text."""
+
+    def __init__(self, document: Document, *, needs_keys: bool) -> None:
+        self.document = document
+        self.needs_keys = needs_keys
+
+    def value(self, value: Any, keys: Keys, *, is_secret: bool = False) -> Any:
+        if len(keys) > MOST_DEPTH:
+            return self.document.tell(keys[:1], "it is nested too deep")
+        if isinstance(value, Mapping) and value.keys() == {"env"}:
+            return self.variable(value["env"], keys)
+        has_headers = isinstance(value, Mapping) and str(keys[-1]).lower().endswith("headers")
+        if isinstance(value, (list, tuple)):
+            return [self.value(v, (*keys, i), is_secret=is_secret) for i, v in enumerate(value)]
+        if isinstance(value, str) and _INTERPOLATED.search(value):
+            self.document.tell(keys, _NO_INTERPOLATION)
+        elif _is_plain_secret(value, keys, is_secret=is_secret and not has_headers):
+            self.document.tell(keys, _IN_PLAIN_TEXT)
+            return _PLACEHOLDER
+        if isinstance(value, Mapping):
+            return self.mapping(value, keys, _SECRET_HEADER if has_headers else _SECRET_KEY)
+        return value
+
+    def mapping(
+        self, value: Mapping[Any, Any], keys: Keys, secret: re.Pattern[str] = _SECRET_KEY
+    ) -> dict[str, Any]:
+        pairs = [(str(key), each) for key, each in value.items()]
+        return {k: self.value(v, (*keys, k), is_secret=bool(secret.search(k))) for k, v in pairs}
+
+    def variable(self, name: object, keys: Keys) -> str:
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            self.document.tell(keys, "env takes the name of an environment variable: {env: NAME}")
+            return _PLACEHOLDER
+        if value := os.environ.get(name):
+            self.document.secrets.add(value)
+            return value
+        if self.needs_keys:
+            # What does not look like a variable could be a key, in the wrong place.
+            shown = f" {name}" if name.isupper() and redact(name) == name else ""
+            state = "empty" if name in os.environ else "not set"
+            self.document.tell(keys, f"the environment variable{shown} is {state}")
+        self.document.settled.add(keys)
+        return f"{_PLACEHOLDER}-{name}"
+
+
+def _is_plain_secret(value: object, keys: Keys, *, is_secret: bool) -> bool:
+    if value is None or value == "" or isinstance(value, bool):
+        return False
+    if is_secret:
+        return isinstance(value, (str, int, float, Mapping))
+    # In a model's string, what it is like tells nothing: "huggingface:hf-internal/tiny".
+    if not isinstance(value, str) or keys[-1] == "model":
+        return False
+    return redact(value) != value or any(plain_secrets(value))
+
+
+# --- objects ---------------------------------------------------------------------------------
+
+
+class _Builder:
+    """Makes objects of values; a stand-in takes the place of what is wrong, to look on."""
+
+    def __init__(
+        self, document: Document, inner: "type[GatewayRunnable]", *, needs_keys: bool
+    ) -> None:
+        self.document = document
+        self.tell = document.tell
+        self.inner = inner
+        self.needs_keys = needs_keys
+
+    def gateway(
+        self, cls: type[G], values: Mapping[str, Any], keys: Keys, overrides: Mapping[str, Any]
+    ) -> G:
+        fields = self.known(cls, values, keys)
+        if "models" not in overrides:
+            fields["models"] = self.deployments(fields.get("models"), (*keys, "models"))
+            self.check_preference(fields, keys)
+        with self.told(keys):
+            return cls(**{**fields, **overrides})
+        return cls(models=[_stand_in(None, keys)])
+
+    def check_preference(self, fields: Mapping[str, Any], keys: Keys) -> None:
+        """Tell of a preference that is no deployment's name."""
+        preference = fields.get("model_preference")
+        names = [name for deployment in fields["models"] for name in deployment.by_path()]
+        if isinstance(preference, str) and preference not in names:
+            self.tell((*keys, "model_preference"), unknown_name(preference, names))
+
+    def deployments(self, entries: object, keys: Keys) -> list[ModelDeployment]:
+        if not isinstance(entries, list) or not entries:
+            got = "" if entries in (None, []) else f", got {type(entries).__name__}"
+            self.tell(keys, f"give a list of deployments, at least one, better two{got}")
+            return [_stand_in(None, keys)]
+        made: dict[str, ModelDeployment] = {}
+        for i, entry in enumerate(entries):
+            deployment = self.deployment(entry, (*keys, i))
+            # The first of a name goes on, so that the rest is told too.
+            if made.setdefault(deployment.model_name, deployment) is not deployment:
+                told = f"another has the name {deployment.model_name!r} already; names are unique"
+                self.tell((*keys, i, "model_name"), told)
+        return list(made.values())
+
+    def deployment(self, entry: object, keys: Keys) -> ModelDeployment:
+        if isinstance(entry, ModelDeployment):
+            return entry
+        if not isinstance(entry, Mapping):
+            told = "a deployment is a mapping with 'model_name' and 'model'"
+            self.tell(keys, f"{told}, got {type(entry).__name__}")
+            return _stand_in(None, keys)
+        fields = self.known(ModelDeployment, entry, keys, KEYWORDS)
+        keywords = fields.pop(KEYWORDS, None)
+        if "model" in fields:
+            fields["model"] = self.model(fields["model"], keywords, keys)
+        with self.told(keys):
+            return ModelDeployment(**fields)
+        return _stand_in(entry.get("model_name"), keys)
+
+    def known(
+        self, cls: type[BaseModel], values: Mapping[str, Any], keys: Keys, *also: str
+    ) -> dict[str, Any]:
+        """The values under keys that a class has, all the way down; tells of the others."""
+        names = [*inspect.signature(cls).parameters, *also]
+        for key in values.keys() - set(names):
+            self.tell((*keys, key), unknown_name(key, names, _meant(cls, key)))
+        return {
+            key: self.within(cls, key, value, (*keys, key))
+            for key, value in values.items()
+            if key in names
+        }
+
+    def within(self, cls: type[BaseModel], key: str, value: Any, keys: Keys) -> Any:
+        """A field's value, of policies and windows only what they know."""
+        field = cls.model_fields.get(key)
+        part = _part(field.annotation) if field else None
+        if part and isinstance(value, Mapping):
+            return self.known(part, value, keys)
+        if part and isinstance(value, list):
+            entries = enumerate(value)
+            return [
+                self.known(part, v, (*keys, i)) if isinstance(v, dict) else v for i, v in entries
+            ]
+        return value
+
+    @contextmanager
+    def told(self, keys: Keys) -> Iterator[None]:
+        """Tell of what a class complains of."""
+        try:
+            yield
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_context=False):
+                is_missing = detail["type"] == "missing"
+                where = self.place((*keys, *detail["loc"]), is_missing=is_missing)
+                message = "is missing" if is_missing else _message(detail["msg"])
+                self.tell(where, message + _hint(detail["type"], detail["input"]))
+
+    def place(self, keys: Keys, *, is_missing: bool) -> Keys:
+        """Where in the document a complaint belongs: pydantic's own words for places left out."""
+        if is_missing or keys[0] in self.document.elsewhere:
+            return keys
+        ends = range(len(keys), 0, -1)
+        there = (end for end in ends if get(self.document.data, keys[:end]) is not None)
+        return keys[: next(there, 1)]
+
+    # --- models ------------------------------------------------------------------------------
+
+    def model(self, value: object, keywords: object, keys: Keys) -> Runnable[Any, Any]:
+        where = (*keys, "model")
+        if keywords is not None and not isinstance(keywords, Mapping):
+            told = "the keywords of the model are a mapping such as {temperature: 0}"
+            self.tell((*keys, KEYWORDS), f"{told}, got {type(keywords).__name__}")
+            keywords = None
+        if isinstance(value, str) and value.strip():
+            model = self.made(value, dict(keywords or {}), keys)
+            return RunnablePassthrough() if model is None else model
+        if keywords:
+            self.tell((*keys, KEYWORDS), "only a model that is given as a string takes keywords")
+        if isinstance(value, Mapping):
+            return self.gateway(self.inner, value, where, {})
+        if isinstance(value, Runnable):
+            return value
+        told = "a model is a string such as 'openai:gpt-4o-mini', or a mapping with 'models'"
+        self.tell(where, f"{told}, got {type(value).__name__}")
+        return RunnablePassthrough()
+
+    def made(self, text: str, keywords: dict[str, Any], keys: Keys) -> Runnable[Any, Any] | None:
+        """The model that `langchain` makes of a string; `None` if it makes none."""
+        try:
+            from langchain.chat_models import init_chat_model  # noqa: PLC0415 - only for strings
+        except ImportError:
+            told = "a model given as a string is made by langchain: pip install langchain"
+            return self.tell((*keys, "model"), told)
+        if unknown := _unknown_provider(text, keywords.get("model_provider")):
+            return self.tell((*keys, "model"), unknown)
+        try:
+            model = self.called(init_chat_model, text, keywords)
+        except Exception as error:  # noqa: BLE001 - any provider's own code
+            self.tell_failure(error, text, keywords, keys)
+            return None
+        for keyword, meant in _misspelt(model, keywords):
+            told = f"{type(model).__name__} has no {keyword!r}; did you mean {meant}?"
+            self.tell((*keys, KEYWORDS, keyword), told)
+        return model
+
+    def called(
+        self, make: Callable[..., Runnable[Any, Any]], text: str, keywords: Mapping[str, Any]
+    ) -> Runnable[Any, Any]:
+        try:
+            return make(text, **keywords)
+        except Exception:
+            if not self.needs_keys and "api_key" not in keywords:
+                key = f"{_PLACEHOLDER}-{text.partition(':')[0]}"
+                with suppress(Exception):
+                    return make(text, **keywords, api_key=key)
+            raise
+
+    def tell_failure(
+        self, error: Exception, text: str, keywords: Mapping[str, Any], keys: Keys
+    ) -> None:
+        """Tell why there is no model: of a keyword where it is one's fault."""
+        if isinstance(error, ValidationError):
+            for detail in error.errors(include_url=False, include_context=False):
+                name = str((*detail["loc"], "")[0])
+                where = (KEYWORDS, name) if name in keywords else ("model",)
+                self.tell((*keys, *where), _message(detail["msg"]))
+        elif isinstance(error, ImportError) or not self.is_made_up(keys):
+            # Its own text could hold the string, and that a key.
+            told = one_line(redact(str(error).replace(text, "..."), self.document.secrets), 200)
+            self.tell((*keys, "model"), f"langchain makes no model of it: {told}")
+
+    def is_made_up(self, keys: Keys) -> bool:
+        """Whether a keyword of the model is no real value."""
+        prefix = (*keys, KEYWORDS)
+        return any(settled[: len(prefix)] == prefix for settled in self.document.settled)
+
+
+def _stand_in(name: object, keys: Keys) -> ModelDeployment:
+    """A deployment in the place of one that is wrong."""
+    is_name = isinstance(name, str) and name.strip()
+    return ModelDeployment(
+        model_name=str(name) if is_name else "/".join(map(str, keys)), model=RunnablePassthrough()
+    )
+
+
+def _part(annotation: Any) -> type[BaseModel] | None:
+    """The policy or window class in a field's type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return None if annotation is ModelDeployment else annotation
+    return next((part for each in get_args(annotation) if (part := _part(each))), None)
+
+
+def _meant(cls: type[BaseModel], key: str) -> str | None:
+    """What is meant by a key that a class does not have, as a file has it."""
+    if cls is ModelDeployment and key in _OF_THE_MODEL:
+        return f"{KEYWORDS}: {{{key}: ...}}"
+    meant = MEANT.get(cls.__name__, {}).get(key)
+    return meant and re.sub(r"(\w+)=\w+\((?:(\w+)=)?\.\.\.\)", r"\1: {\2: ...}", meant)
+
+
+def _message(told: str) -> str:
+    return told.removeprefix("Value error, ")
+
+
+def _hint(kind: str, value: object) -> str:
+    """What a class cannot know of a file."""
+    if kind in {"callable_type", "is_instance_of"}:
+        return "; give it in code: from_config(..., key=value)"
+    for each in value if isinstance(value, list) else [value]:
+        if type(each) is int and 60 <= each < 24 * 60:  # noqa: PLR2004
+            time = f"{each // 60}:{each % 60:02}"
+            return f"; if {time} was meant, quote the time: YAML 1.1 reads it as {each}"
+    return ""
+
+
+@cache
+def _providers() -> frozenset[str]:
+    """The providers that langchain knows, as its own error lists them; none if it doesn't."""
+    from langchain.chat_models import init_chat_model  # noqa: PLC0415 - only for strings
+
+    try:
+        init_chat_model("?")
+    except ValueError as error:
+        listed = re.search(r"Supported providers: (.+)", str(error))
+        return frozenset(listed[1].split(", ")) if listed else frozenset()
+    return frozenset()
+
+
+def _unknown_provider(text: str, given: object) -> str | None:
+    """Tell that a model's string, or the keyword beside it, names no provider."""
+    known = _providers()
+    name = given if isinstance(given, str) else None
+    if name is None and (prefix := _PROVIDER.match(text)):
+        name = prefix[1]
+    is_known = name is None or not known or name in known
+    if is_known or (given and str(name).replace("-", "_").lower() in known):
+        return None
+    return f"the provider {unknown_name(name, sorted(known))}"
+
+
+def _misspelt(model: object, keywords: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keywords that a model does not have, each with the one that is meant."""
+    fields = getattr(type(model), "model_fields", {})
+    aliases = {field.alias for field in fields.values() if field.alias}
+    known = {*fields, *aliases, *_OF_INIT_CHAT_MODEL}
+    for keyword in keywords.keys() - known:
+        if fields and (meant := nearest(keyword, known, _MISSPELT)):
+            yield keyword, meant
