@@ -30,6 +30,7 @@ _IN_PLAIN_TEXT: Final = (
 )
 _NO_INTERPOLATION: Final = "nothing is filled into texts: write {env: NAME} for the whole value"
 _PLACEHOLDER: Final = "placeholder"
+_STAND_IN: Final = "(stand-in) "
 
 _SECRET_KEY: Final = re.compile(
     r"""(?ix)
@@ -165,12 +166,13 @@ class _Builder:
             self.check_preference(fields, keys)
         with self.told(keys):
             return cls(**{**fields, **overrides})
-        return cls(models=[_stand_in(None, keys)])
+        return cls(models=_stand_ins(keys))
 
     def check_preference(self, fields: Mapping[str, Any], keys: Keys) -> None:
         """Tell of a preference that is no deployment's name."""
         preference = fields.get("model_preference")
         names = [name for deployment in fields["models"] for name in deployment.by_path()]
+        names = [name for name in names if _STAND_IN not in name]
         if isinstance(preference, str) and preference not in names:
             self.tell((*keys, "model_preference"), unknown_name(preference, names))
 
@@ -178,7 +180,7 @@ class _Builder:
         if not isinstance(entries, list) or not entries:
             got = "" if entries in (None, []) else f", got {type(entries).__name__}"
             self.tell(keys, f"give a list of deployments, at least one, better two{got}")
-            return [_stand_in(None, keys)]
+            return _stand_ins(keys)
         made: dict[str, ModelDeployment] = {}
         for i, entry in enumerate(entries):
             deployment = self.deployment(entry, (*keys, i))
@@ -324,9 +326,15 @@ class _Builder:
 def _stand_in(name: object, keys: Keys) -> ModelDeployment:
     """A deployment in the place of one that is wrong."""
     is_name = isinstance(name, str) and name.strip()
+    made_up = _STAND_IN + ".".join(map(str, keys))
     return ModelDeployment(
-        model_name=str(name) if is_name else "/".join(map(str, keys)), model=RunnablePassthrough()
+        model_name=str(name) if is_name else made_up, model=RunnablePassthrough()
     )
+
+
+def _stand_ins(keys: Keys) -> list[ModelDeployment]:
+    # Two: of a single one, a gateway warns.
+    return [_stand_in(None, (*keys, i)) for i in range(2)]
 
 
 def _part(annotation: Any) -> type[BaseModel] | None:
@@ -381,7 +389,9 @@ def _unknown_provider(text: str, given: object) -> str | None:
     is_known = name is None or not known or name in known
     if is_known or (given and str(name).replace("-", "_").lower() in known):
         return None
-    return f"the provider {unknown_name(name, sorted(known))}"
+    near = nearest(str(name), known)
+    hint = f"did you mean {near}?" if near else f"there are: {', '.join(sorted(known))}"
+    return f"the provider {one_line(str(name), 60)!r} is unknown; {hint}"
 
 
 def _misspelt(model: object, keywords: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
