@@ -307,12 +307,14 @@ class _Builder:
         self, error: Exception, text: str, keywords: Mapping[str, Any], keys: Keys
     ) -> None:
         """Tell why there is no model: of a keyword where it is one's fault."""
-        if isinstance(error, ValidationError):
-            for detail in error.errors(include_url=False, include_context=False):
-                name = str((*detail["loc"], "")[0])
-                where = (KEYWORDS, name) if name in keywords else ("model",)
-                self.tell((*keys, *where), _message(detail["msg"]))
-        elif isinstance(error, ImportError) or not self.is_made_up(keys):
+        details = [] if not isinstance(error, ValidationError) else error.errors(include_url=False)
+        for detail in details:
+            keyword = str((*detail["loc"], "")[0])
+            if keyword in keywords:
+                self.tell((*keys, KEYWORDS, keyword), _message(detail["msg"]))
+            elif not self.is_made_up(keys):
+                self.tell((*keys, "model"), _message(detail["msg"]))
+        if not details and (isinstance(error, ImportError) or not self.is_made_up(keys)):
             # Its own text could hold the string, and that a key.
             told = one_line(redact(str(error).replace(text, "..."), self.document.secrets), 200)
             self.tell((*keys, "model"), f"langchain makes no model of it: {told}")

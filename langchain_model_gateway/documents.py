@@ -24,8 +24,8 @@ _LEAST_SECRET: Final = 4
 
 _YAML_TAG: Final = "tag:yaml.org,2002:"
 _YAML_TEXTS: Final = frozenset(_YAML_TAG + kind for kind in ("str", "value", "merge"))
-_YAML_VALUES: Final = frozenset(
-    _YAML_TAG + kind for kind in ("int", "float", "bool", "null", "timestamp")
+_YAML_KINDS: Final = _YAML_TEXTS | frozenset(
+    _YAML_TAG + kind for kind in ("map", "seq", "int", "float", "bool", "null", "timestamp")
 )
 _BARE_TIME: Final = re.compile(r"[\[=,]\s*\d?\d:\d\d\s*(?:[\],#]|$)")
 
@@ -227,6 +227,9 @@ class _YamlReader:
         if self.left < 0 or len(keys) > MOST_DEPTH:
             told = "it holds too many values, or is nested too deep"
             return self.document.tell((), told, _line(node))
+        if node.tag not in _YAML_KINDS:
+            told = f"the tag {node.tag!r} is not taken; a variable is {{env: NAME}}"
+            return self.document.tell(keys, told, _line(node))
         if isinstance(node, self.yaml.MappingNode):
             return self.mapping(node, keys)
         if isinstance(node, self.yaml.SequenceNode):
@@ -271,9 +274,6 @@ class _YamlReader:
     def scalar(self, node: "yaml.Node", keys: Keys) -> Any:
         if node.tag in _YAML_TEXTS:
             return node.value
-        if node.tag not in _YAML_VALUES:
-            told = f"the tag {node.tag!r} is not taken; a variable is {{env: NAME}}"
-            return self.document.tell(keys, told, _line(node))
         try:
             value = self.scalars.construct_object(node)
         except (ValueError, OverflowError):  # a date without such a day, a number without end
@@ -302,7 +302,7 @@ def _read_toml(document: Document, text: str) -> None:
     except ValueError as error:  # TOMLDecodeError, or a number without end
         told, _, place = str(error).partition(" (at ")
         found = re.match(r"line (\d+)", place)
-        line = int(found[1]) if found else None
+        line = int(found[1]) if found else text.rstrip().count("\n") + 1 if place else None
         if line and _BARE_TIME.search(text.split("\n")[line - 1]):
             told += "; quote a time"
         document.tell((), f"broken TOML: {told}", line)
