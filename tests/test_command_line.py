@@ -64,7 +64,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_check_a_good_file(fine: str) -> None:
     """A file without mistakes and findings exits with 0, also strictly, and says what is in it."""
-    done = run("check", fine, "--strict", CHEAP_KEY="a-key", STRONG_KEY="a-key")
+    done = run("check", fine, "--strict", CHEAP_KEY="a-key", STRONG_KEY="another")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{fine}: 2 deployments (cheap, strong)\nNothing found.\n"
 
@@ -176,7 +176,7 @@ def test_warnings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     """What a client or the gateway warns of is a line on standard error, and no finding."""
     keywords = "{max_retries: 0, timeout: 9, api_key: {env: CHEAP_KEY}, colour: 1}"
     path = written(tmp_path, f"models:\n- {{model_name: one, model: 'openai:m', with: {keywords}}}")
-    assert main(["check", path, "--allow-missing-env", "--strict"]) == 0
+    assert main(["check", path, "--allow-missing-env"]) == 0
     told = capsys.readouterr().err
     assert all(line.startswith("warning: ") for line in told.splitlines())
     assert "one deployment only" in told

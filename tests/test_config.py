@@ -956,3 +956,11 @@ def test_the_environment_is_left_alone() -> None:
     before = dict(os.environ)
     problems(with_keywords(api_key={"env": "NO_SUCH"}))
     assert dict(os.environ) == before
+
+
+def test_the_documented_file_is_there() -> None:
+    """The file that the documents show is the one that their code reads."""
+    docs = Path(__file__).parents[1] / "docs"
+    shown = (docs / "configuration.md").read_text(encoding="utf-8")
+    file = (docs / "gateway.yaml").read_text(encoding="utf-8")
+    assert f"```yaml\n{file}```" in shown
