@@ -19,11 +19,11 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, JsonSchema
 from pydantic_core import CoreSchema, PydanticOmit, core_schema
 
 from langchain_model_gateway._arguments import unknown_name
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line, redact
 from langchain_model_gateway.config import KEYWORDS, build
-from langchain_model_gateway.documents import ConfigError
+from langchain_model_gateway.documents import ConfigError, ConfigProblem
 from langchain_model_gateway.gateway import GatewayRunnable
-from langchain_model_gateway.logs import logger
 
 _ONLY_CODE: Final = re.compile(r",? (?:\(or a|or as a) `timedelta`\)?")
 # Pydantic leaves its own words where a value is converted before it is compared.
@@ -65,16 +65,17 @@ def explain(arguments: argparse.Namespace) -> int:
     """Print which deployments a call would try, in which order, and which not and why."""
     gateway = _gateway(arguments.file, needs_keys=False)
     if arguments.prefer is not None and arguments.prefer not in gateway:
-        raise _Wrong(f"--prefer: {unknown_name(arguments.prefer, gateway.model_names)}")
+        told = unknown_name(arguments.prefer, gateway.model_names)
+        raise ConfigError([ConfigProblem(None, None, "--prefer", told)])
     plan = gateway.explain(arguments.prefer, arguments.at)
     if sys.stdout.isatty():
         _print(str(plan))
         return OK
-    deferred = {each.model_name: each.told() for each in plan.deferred}
+    deferred = {each.model_name: each.describe() for each in plan.deferred}
     for rank, name in enumerate(plan.order, start=1):
         _row(str(rank), name, deferred.get(name, "would be tried"))
     for skip in plan.skipped:
-        _row("-", skip.model_name, f"skipped: {skip.told()}")
+        _row("-", skip.model_name, f"skipped: {skip.describe()}")
     return OK
 
 
@@ -82,10 +83,6 @@ def schema(_: argparse.Namespace) -> int:
     """Print the JSON schema of a configuration file."""
     _print(json.dumps(json_schema(), indent=2))
     return OK
-
-
-class _Wrong(Exception):  # noqa: N818 - told as it is, never raised to a caller
-    """An argument is wrong."""
 
 
 def _gateway(file: str, *, needs_keys: bool) -> GatewayRunnable:
@@ -203,9 +200,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             _complain(str(problem))
         _complain(f"{_counted(len(error.problems), 'mistake')} found")
-        return WRONG
-    except _Wrong as error:
-        _complain(str(error))
         return WRONG
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

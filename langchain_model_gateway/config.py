@@ -1,12 +1,11 @@
 """A gateway from a configuration: every mistake is found before anything is raised."""
 
 import inspect
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from langchain_core.runnables import Runnable, RunnablePassthrough
 from pydantic import BaseModel, ValidationError
@@ -14,35 +13,17 @@ from pydantic import BaseModel, ValidationError
 from langchain_model_gateway._arguments import MEANT, nearest, unknown_name
 from langchain_model_gateway._text import one_line, redact
 from langchain_model_gateway.deployment import ModelDeployment
-from langchain_model_gateway.documents import MOST_DEPTH, Document, Keys, get, read
-from langchain_model_gateway.secrets import plain_secrets
+from langchain_model_gateway.documents import Document, Keys, get, read
+from langchain_model_gateway.variables import PLACEHOLDER, Values
 
-if TYPE_CHECKING:
-    from langchain_model_gateway.gateway import GatewayRunnable
-
-G = TypeVar("G", bound="GatewayRunnable")
+# A gateway's class, which cannot be imported here.
+G = TypeVar("G", bound=BaseModel)
 
 KEYWORDS: Final = "with"
 """The key of a deployment under which its model's keywords stand."""
 
-_IN_PLAIN_TEXT: Final = (
-    "a key in plain text: put it into an environment variable, write {env: NAME}"
-)
-_NO_INTERPOLATION: Final = "nothing is filled into texts: write {env: NAME} for the whole value"
-_PLACEHOLDER: Final = "placeholder"
 _STAND_IN: Final = "(stand-in) "
 
-_SECRET_KEY: Final = re.compile(
-    r"""(?ix)
-    (?:api|access|secret|private|subscription|auth|account|shared|master)[-_]?key(?:[-_]id)?s?$
-    | ^key$ | (?:^|[-_]|api|auth|access|bearer|session)token$
-    | secrets?$ | passw(?:or)?d$ | passphrase$ | ^(?:pwd|pass)$
-    | authorization$ | cookies?$ | ^credentials?$ | (?:^|[-_])headers$
-    """
-)
-_SECRET_HEADER: Final = re.compile(r"(?i)auth|key|token|secret|pass|cookie|cred|session|sign|jwt")
-_INTERPOLATED: Final = re.compile(r"\$\{\w+\}|^\$[A-Z_]+$|^os\.environ/\w+$|^env[:/]\w+$", re.ASCII)
-_VARIABLE: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PROVIDER: Final = re.compile(r"([A-Za-z_-]+):")
 # What any chat model takes: beside `model_name`, they were meant for the model.
 _OF_THE_MODEL: Final = frozenset(
@@ -57,7 +38,7 @@ def build(
     cls: type[G],
     source: object,
     overrides: Mapping[str, Any],
-    inner: "type[GatewayRunnable]",
+    inner: type[Any],
     *,
     needs_keys: bool = True,
 ) -> G:
@@ -76,71 +57,11 @@ def build(
     """
     document = read(source)
     document.elsewhere = overrides.keys()
-    values = _Values(document, needs_keys=needs_keys)
+    values = Values(document, needs_keys=needs_keys)
     own = values.mapping({k: v for k, v in document.data.items() if k not in overrides}, ())
     gateway = _Builder(document, inner, needs_keys=needs_keys).gateway(cls, own, (), overrides)
     document.check()
     return gateway
-
-
-# --- values ----------------------------------------------------------------------------------
-
-
-class _Values:
-    """Fills in variables, and tells of secrets in plain text."""
-
-    def __init__(self, document: Document, *, needs_keys: bool) -> None:
-        self.document = document
-        self.needs_keys = needs_keys
-
-    def value(self, value: Any, keys: Keys, *, is_secret: bool = False) -> Any:
-        if len(keys) > MOST_DEPTH:
-            return self.document.tell(keys[:1], "it is nested too deep")
-        if isinstance(value, Mapping) and value.keys() == {"env"}:
-            return self.variable(value["env"], keys)
-        has_headers = isinstance(value, Mapping) and str(keys[-1]).lower().endswith("headers")
-        if isinstance(value, (list, tuple)):
-            return [self.value(v, (*keys, i), is_secret=is_secret) for i, v in enumerate(value)]
-        if isinstance(value, str) and _INTERPOLATED.search(value):
-            self.document.tell(keys, _NO_INTERPOLATION)
-        elif _is_plain_secret(value, keys, is_secret=is_secret and not has_headers):
-            self.document.tell(keys, _IN_PLAIN_TEXT)
-            return _PLACEHOLDER
-        if isinstance(value, Mapping):
-            return self.mapping(value, keys, _SECRET_HEADER if has_headers else _SECRET_KEY)
-        return value
-
-    def mapping(
-        self, value: Mapping[Any, Any], keys: Keys, secret: re.Pattern[str] = _SECRET_KEY
-    ) -> dict[str, Any]:
-        pairs = [(str(key), each) for key, each in value.items()]
-        return {k: self.value(v, (*keys, k), is_secret=bool(secret.search(k))) for k, v in pairs}
-
-    def variable(self, name: object, keys: Keys) -> str:
-        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-            self.document.tell(keys, "env takes the name of an environment variable: {env: NAME}")
-            return _PLACEHOLDER
-        if value := os.environ.get(name):
-            self.document.secrets.add(value)
-            return value
-        if self.needs_keys:
-            # What does not look like a variable could be a key, in the wrong place.
-            shown = f" {name}" if name.isupper() and redact(name) == name else ""
-            state = "empty" if name in os.environ else "not set"
-            self.document.tell(keys, f"the environment variable{shown} is {state}")
-        self.document.settled.add(keys)
-        return f"{_PLACEHOLDER}-{name}"
-
-
-def _is_plain_secret(value: object, keys: Keys, *, is_secret: bool) -> bool:
-    if value is None or value == "" or isinstance(value, bool):
-        return False
-    if is_secret:
-        return isinstance(value, (str, int, float, Mapping))
-    # In a model's string, what it is like tells nothing: "huggingface:hf-internal/tiny".
-    if not isinstance(value, str) or keys[-1] == "model":
-        return False
-    return redact(value) != value or any(plain_secrets(value))
 
 
 # --- objects ---------------------------------------------------------------------------------
@@ -149,9 +70,7 @@ def _is_plain_secret(value: object, keys: Keys, *, is_secret: bool) -> bool:
 class _Builder:
     """Makes objects of values; a stand-in takes the place of what is wrong, to look on."""
 
-    def __init__(
-        self, document: Document, inner: "type[GatewayRunnable]", *, needs_keys: bool
-    ) -> None:
+    def __init__(self, document: Document, inner: type[Any], *, needs_keys: bool) -> None:
         self.document = document
         self.tell = document.tell
         self.inner = inner
@@ -298,7 +217,7 @@ class _Builder:
             return make(text, **keywords)
         except Exception:
             if not self.needs_keys and "api_key" not in keywords:
-                key = f"{_PLACEHOLDER}-{text.partition(':')[0]}"
+                key = f"{PLACEHOLDER}-{text.partition(':')[0]}"
                 with suppress(Exception):
                     return make(text, **keywords, api_key=key)
             raise

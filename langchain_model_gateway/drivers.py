@@ -24,13 +24,16 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway._arguments import check_keywords
-from langchain_model_gateway.call import Call, Wait
+from langchain_model_gateway.call import Attempt, Call, Wait
 from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
+from langchain_model_gateway.hedging import aopened, arace, opened, race
+from langchain_model_gateway.listeners.langchain import Run, merged
 from langchain_model_gateway.routing import Routing
-from langchain_model_gateway.tracing import Run, merged
 
 PREFERENCE: Final = "model_preference"
 FALLBACK: Final = "model_fallback"
+
+_END: Final = object()
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -42,13 +45,15 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
     model_preference: str | None = None
     model_fallback: bool = True
     translate_history: bool = True
+    affinity: str | None = None
 
     @property
     def _routing(self) -> Routing:
         raise NotImplementedError
 
-    def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
+    def _call(self, run: Run, kwargs: dict[str, Any], *, is_stream: bool = False) -> Call:
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
+        config, affinity = run.config, None
         preference = _setting(PREFERENCE, config, kwargs)
         fallback = _setting(FALLBACK, config, kwargs)
         if kwargs:
@@ -57,7 +62,16 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
             preference = self.model_preference
         if fallback is None:
             fallback = self.model_fallback
-        return Call(self._routing, preference, fallback=fallback)
+        if self.affinity is not None and config is not None:
+            affinity = (config.get("configurable") or {}).get(self.affinity)
+        return Call(
+            self._routing,
+            run.input,
+            preference,
+            fallback=fallback,
+            affinity=affinity,
+            is_stream=is_stream,
+        )
 
     @override
     def invoke(
@@ -71,21 +85,20 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.output  # type: ignore[no-any-return]
 
     def _invoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
-        call = self._call(run.config, kwargs)
-        guards = call.routing.guards
+        call = self._call(run, kwargs)
+        routing, ask = call.routing, partial(_asking, run, kwargs, "invoke")
         for step in call.steps():
             if isinstance(step, Wait):
-                call.routing.clock.sleep(step.seconds)
+                routing.clock.sleep(step.seconds)
                 continue
-            model, child = run.attempt(step.target.model, step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                if step.seconds is None:
-                    answer = model.invoke(value, child, **own)
+                if step.hedge_after is not None:
+                    race(call, step, ask, run.report_failure)
+                elif step.seconds is None:
+                    step.answered(ask(step)())
                 else:
-                    ask = partial(model.invoke, value, child, **own)
-                    answer = guards.call(step.seconds, ask, step.target.hanging)
-                step.answered(answer)
+                    asked = routing.guards.call(step.seconds, ask(step), step.target.hanging)
+                    step.answered(asked)
             except BaseException as error:  # the attempt decides
                 if not step.failed(error):
                     raise
@@ -104,19 +117,19 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.output  # type: ignore[no-any-return]
 
     async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
-        call, before = self._call(run.config, kwargs), cancellations()
-        guards = call.routing.guards
+        call, before = self._call(run, kwargs), cancellations()
+        routing, ask = call.routing, partial(_asking, run, kwargs, "ainvoke")
         for step in call.steps():
             if isinstance(step, Wait):
-                await call.routing.clock.asleep(step.seconds)
+                await routing.clock.asleep(step.seconds)
                 continue
-            model, child = run.attempt(step.async_model(), step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                answer = model.ainvoke(value, child, **own)
-                if step.seconds is not None:
-                    answer = guards.acall(step.seconds, answer)
-                step.answered(await answer)
+                if step.hedge_after is not None:
+                    await arace(call, step, ask, run.areport_failure)
+                elif step.seconds is None:
+                    step.answered(await ask(step)())
+                else:
+                    step.answered(await routing.guards.acall(step.seconds, ask(step)()))
             except BaseException as raised:  # noqa: BLE001 - the attempt decides
                 error = cancellation_behind(raised, before)
                 if not step.failed(error):
@@ -133,22 +146,21 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.recorded(chunks) if run.has_listeners else chunks
 
     def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
-        call = self._call(run.config, kwargs)
-        guards = call.routing.guards
+        call = self._call(run, kwargs, is_stream=True)
+        routing, ask = call.routing, partial(_asking, run, kwargs, "stream")
         for step in call.steps():
             if isinstance(step, Wait):
-                call.routing.clock.sleep(step.seconds)
+                routing.clock.sleep(step.seconds)
                 continue
-            model, child = run.attempt(step.target.model, step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                chunks = iter(model.stream(value, child, **own))
-                chunks = step.guarded(chunks, guards.stream, step.target.hanging)
+                if (found := opened(call, step, ask, run.report_failure)) is None:
+                    continue
+                step, ready, chunks = found  # noqa: PLW2901
+                chunks = step.guarded(chunks, routing.guards.stream, step.target.hanging)
                 try:
-                    for chunk in chunks:
+                    yield from ready
+                    while not step.passes_through and (chunk := next(chunks, _END)) is not _END:
                         yield from step.received(chunk)
-                        if step.passes_through:
-                            break
                     yield from chunks
                     step.finished()
                 finally:
@@ -167,23 +179,25 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.arecorded(chunks) if run.has_listeners else chunks
 
     async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
-        call, before = self._call(run.config, kwargs), cancellations()
-        guards = call.routing.guards
+        call, before = self._call(run, kwargs, is_stream=True), cancellations()
+        routing, ask = call.routing, partial(_asking, run, kwargs, "astream")
         for step in call.steps():
             if isinstance(step, Wait):
-                await call.routing.clock.asleep(step.seconds)
+                await routing.clock.asleep(step.seconds)
                 continue
-            model, child = run.attempt(step.async_model(streams=True), step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                chunks = aiter(model.astream(value, child, **own))
-                chunks = step.guarded(chunks, guards.astream)
+                if (found := await aopened(call, step, ask, run.areport_failure)) is None:
+                    continue
+                step, ready, chunks = found  # noqa: PLW2901
+                chunks = step.guarded(chunks, routing.guards.astream)
                 try:
-                    async for chunk in chunks:
-                        for ready in step.received(chunk):
-                            yield ready
-                        if step.passes_through:
-                            break
+                    for chunk in ready:
+                        yield chunk
+                    while not step.passes_through and (
+                        (chunk := await anext(chunks, _END)) is not _END
+                    ):
+                        for each in step.received(chunk):
+                            yield each
                     async for chunk in chunks:
                         yield chunk
                     step.finished()
@@ -279,6 +293,16 @@ def _in_turn(limit: int, function: Callable[[T], Awaitable[U]]) -> Callable[[T],
             return await function(argument)
 
     return in_turn
+
+
+def _asking(run: Run, kwargs: dict[str, Any], method: str, attempt: Attempt) -> Callable[[], Any]:
+    """What asks an attempt's deployment; each gets lists and dicts of its own."""
+    is_async = method.startswith("a")
+    target = attempt.target
+    model = attempt.async_model() if is_async else target.model
+    model, config = run.attempt(model, target.model_name, is_hedge=attempt.is_hedge)
+    value, own = map(_own, attempt.given(run.input, kwargs))
+    return partial(getattr(model, method), value, config, **own)
 
 
 def _setting(name: str, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Any:

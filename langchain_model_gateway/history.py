@@ -1,7 +1,7 @@
 """A conversation as the next client takes it, whoever began it.
 
 Clients read back what they wrote themselves: reasoning with its signature, the ids of stored
-items, blocks of their own. Another client sends these on as they are, and its provider refuses
+items, blocks of their own. Another client sends these on as they are, and its provider rejects
 them, or it raises before anything is sent.
 
 Pure: no input or output, and nothing is changed in place.
@@ -41,6 +41,10 @@ class Deployment(Protocol):
     @property
     def client(self) -> Client | None:
         """What kind of client it has."""
+
+    @property
+    def model_name(self) -> str:
+        """Its name."""
 
 
 # Where a client keeps its mark: a keyword, a key of a content block, or a block of its own.
@@ -174,7 +178,10 @@ def _is_foreign(
         return not is_own
     is_stored = metadata.get("object") == "response"
     # Where each request decides, the next will decide as the one before.
-    stores = maker is target and is_stored if client.stores is None else client.stores
+    if client.stores is None:
+        stores = maker is not None and maker.model_name == target.model_name and is_stored
+    else:
+        stores = client.stores
     return is_stored != stores
 
 
@@ -193,7 +200,7 @@ def _stamped(
 def _plain(message: AIMessage, client: Client) -> AIMessage | None:
     """A copy with what every provider takes; `None` where that is nothing.
 
-    Several providers refuse a message with neither text nor a tool call.
+    Several providers reject a message with neither text nor a tool call.
     """
     calls = [
         {"name": call["name"], "args": call["args"], "id": call["id"], "type": "tool_call"}

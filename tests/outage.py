@@ -89,9 +89,9 @@ def hour(cooldown: CooldownPolicy | None) -> Result:
 
 def main() -> None:
     """Print the two hours."""
-    without, resting = hour(None), hour(CooldownPolicy())
+    without, cooled = hour(None), hour(CooldownPolicy())
     print(f"{CALLS} calls in an hour, {without.dead_calls} of them while the primary is dead")  # noqa: T201
-    for name, result in (("without cooldown", without), ("with CooldownPolicy()", resting)):
+    for name, result in (("without cooldown", without), ("with CooldownPolicy()", cooled)):
         print(  # noqa: T201
             f"{name:>21}: {result.answered} answered, {result.asked_while_dead:3} calls to the "
             f"dead primary, {result.seconds_lost:,.0f} s waited for it, "

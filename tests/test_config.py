@@ -29,6 +29,7 @@ from langchain_model_gateway import (
     RetryPolicy,
     TimeWindow,
 )
+from langchain_model_gateway.wrappers import innermost
 from tests.models import says, who
 
 KEYS = {"CHEAP_KEY": "the-cheap-one-s-key", "STRONG_KEY": "the-strong-one-s-key"}
@@ -187,7 +188,7 @@ def test_a_mapping_is_the_gateway_built_in_code() -> None:
 def test_each_deployment_has_its_own_key(write: Write) -> None:
     """Two deployments of one provider have the keys of two variables."""
     gateway = GatewayRunnable.from_config(write(YAML))
-    cores: list[Any] = [gateway[name].core for name in ("cheap", "strong")]
+    cores: list[Any] = [innermost(gateway[name].model) for name in ("cheap", "strong")]
     assert [core.openai_api_key.get_secret_value() for core in cores] == list(KEYS.values())
 
 
@@ -278,7 +279,7 @@ def test_objects_of_code_in_a_mapping() -> None:
     named = {"model_name": "named", "model": "openai:gpt-4o", "with": keyword}
     gateway = GatewayRunnable.from_config(mapping(retry=policy) | {"models": [ready, named]})
     assert gateway.retry is policy
-    core: Any = gateway["named"].core
+    core: Any = innermost(gateway["named"].model)
     assert core.openai_api_key.get_secret_value() == "a-key-of-the-vault"
 
 
