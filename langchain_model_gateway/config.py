@@ -184,7 +184,8 @@ class _Builder:
         if keywords:
             self.tell((*keys, KEYWORDS), "only a model that is given as a string takes keywords")
         if isinstance(value, Mapping):
-            return self.gateway(self.inner, value, where, {})
+            inner: Runnable[Any, Any] = self.gateway(self.inner, value, where, {})
+            return inner
         if isinstance(value, Runnable):
             return value
         told = "a model is a string such as 'openai:gpt-4o-mini', or a mapping with 'models'"
