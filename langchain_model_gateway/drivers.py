@@ -24,7 +24,8 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway._arguments import check_keywords
-from langchain_model_gateway.call import Attempt, Call, Wait
+from langchain_model_gateway.attempt import Attempt
+from langchain_model_gateway.call import Call, Wait
 from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
 from langchain_model_gateway.hedging import aopened, arace, opened, race
 from langchain_model_gateway.listeners.langchain import Run, merged
