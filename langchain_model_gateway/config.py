@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, cast, get_args
 
 from langchain_core.runnables import Runnable, RunnablePassthrough
 from pydantic import BaseModel, ValidationError
@@ -61,7 +61,10 @@ def build(
     own = values.mapping({k: v for k, v in document.data.items() if k not in overrides}, ())
     gateway = _Builder(document, inner, needs_keys=needs_keys).gateway(cls, own, (), overrides)
     document.check()
-    return gateway
+    if gateway is None:  # what is a placeholder has told nothing
+        document.tell((), "without the variables that are not set, it cannot be built")
+        document.check()
+    return cast("G", gateway)
 
 
 # --- objects ---------------------------------------------------------------------------------
@@ -78,14 +81,12 @@ class _Builder:
 
     def gateway(
         self, cls: type[G], values: Mapping[str, Any], keys: Keys, overrides: Mapping[str, Any]
-    ) -> G:
+    ) -> G | None:
         fields = self.known(cls, values, keys)
         if "models" not in overrides:
             fields["models"] = self.deployments(fields.get("models"), (*keys, "models"))
             self.check_preference(fields, keys)
-        with self.told(keys):
-            return cls(**{**fields, **overrides})
-        return cls(models=_stand_ins(keys))
+        return self.instance(cls, {**fields, **overrides}, keys)
 
     def check_preference(self, fields: Mapping[str, Any], keys: Keys) -> None:
         """Tell of a preference that is no deployment's name."""
@@ -104,9 +105,10 @@ class _Builder:
         for i, entry in enumerate(entries):
             deployment = self.deployment(entry, (*keys, i))
             # The first of a name goes on, so that the rest is told too.
-            if made.setdefault(deployment.model_name, deployment) is not deployment:
-                told = f"another has the name {deployment.model_name!r} already; names are unique"
+            if (name := deployment.model_name) in made:
+                told = f"another has the name {name!r} already; names are unique"
                 self.tell((*keys, i, "model_name"), told)
+            made.setdefault(name, deployment)
         return list(made.values())
 
     def deployment(self, entry: object, keys: Keys) -> ModelDeployment:
@@ -120,16 +122,28 @@ class _Builder:
         keywords = fields.pop(KEYWORDS, None)
         if "model" in fields:
             fields["model"] = self.model(fields["model"], keywords, keys)
+        made = self.instance(ModelDeployment, fields, keys)
+        return made or _stand_in(entry.get("model_name"), keys)
+
+    def instance(self, cls: type[G], fields: Mapping[str, Any], keys: Keys) -> G | None:
+        """An object of a class; one without what is wrong, if it can do without."""
         with self.told(keys):
-            return ModelDeployment(**fields)
-        return _stand_in(entry.get("model_name"), keys)
+            return cls(**fields)
+        if self.document.has_problems and cls is not ModelDeployment:
+            return None
+        depth = len(keys)
+        wrong = {place[depth] for place in self.document.settled if place[:depth] == keys != place}
+        wrong -= {"models", "model"}  # objects by now
+        with suppress(ValidationError):
+            return cls(**{key: value for key, value in fields.items() if key not in wrong})
+        return None
 
     def known(
         self, cls: type[BaseModel], values: Mapping[str, Any], keys: Keys, *also: str
     ) -> dict[str, Any]:
         """The values under keys that a class has, all the way down; tells of the others."""
         names = [*inspect.signature(cls).parameters, *also]
-        for key in values.keys() - set(names):
+        for key in (key for key in values if key not in names):
             self.tell((*keys, key), unknown_name(key, names, _meant(cls, key)))
         return {
             key: self.within(cls, key, value, (*keys, key))
@@ -164,7 +178,7 @@ class _Builder:
 
     def place(self, keys: Keys, *, is_missing: bool) -> Keys:
         """Where in the document a complaint belongs: pydantic's own words for places left out."""
-        if is_missing or keys[0] in self.document.elsewhere:
+        if is_missing or not keys or keys[0] in self.document.elsewhere:
             return keys
         ends = range(len(keys), 0, -1)
         there = (end for end in ends if get(self.document.data, keys[:end]) is not None)
@@ -184,8 +198,7 @@ class _Builder:
         if keywords:
             self.tell((*keys, KEYWORDS), "only a model that is given as a string takes keywords")
         if isinstance(value, Mapping):
-            inner: Runnable[Any, Any] = self.gateway(self.inner, value, where, {})
-            return inner
+            return self.gateway(self.inner, value, where, {}) or RunnablePassthrough()
         if isinstance(value, Runnable):
             return value
         told = "a model is a string such as 'openai:gpt-4o-mini', or a mapping with 'models'"

@@ -115,6 +115,11 @@ class Document:
             )
         )
 
+    @property
+    def has_problems(self) -> bool:
+        """Whether a mistake is noted."""
+        return bool(self._problems)
+
     def check(self) -> None:
         """Raise a `ConfigError` if there are mistakes."""
         if self._problems:

@@ -138,11 +138,15 @@ def test_mistakes_beside_missing_variables(
     assert count == "1 mistake found"
 
 
-def test_a_missing_variable_that_is_no_key(tmp_path: Path) -> None:
-    """A placeholder in a number's place is no mistake."""
+def test_a_missing_variable_that_is_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A placeholder in a number's place is no mistake; what it stands for is left out."""
     text = FINE.replace("timeout: 20,", "timeout: {env: SECONDS},", 1)
-    path = written(tmp_path, f"{text}timeout: {{env: LIMIT}}\n")
+    text += "    stall_timeout: {env: STALL}\ntimeout: {env: LIMIT}\n"
+    path = written(tmp_path, f"{text}retry: {{max_attempts: {{env: MOST}}}}\n")
     assert main(["check", path, "--allow-missing-env"]) == 0
+    assert "2 deployments (cheap, strong)" in capsys.readouterr().out
 
 
 def test_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from langchain.chat_models import init_chat_model
 from langchain_openai import ChatOpenAI
 from llmock.pytest_plugin import LLMock
-from pydantic import SecretStr
+from pydantic import SecretStr, model_validator
 
 from langchain_model_gateway import (
     ConfigError,
@@ -725,6 +725,30 @@ def test_what_only_code_can_give() -> None:
 
     with pytest.raises(ConfigError, match=r"on_something: .*give it in code"):
         Observed.from_config(mapping(on_something="print"))
+
+
+def test_what_a_class_says_of_the_whole() -> None:
+    """What a class checks across its fields is told too, with no key of its own."""
+
+    class Strict(GatewayRunnable):
+        @model_validator(mode="after")
+        def _refuse(self) -> Any:
+            raise ValueError("these do not go together")
+
+    with pytest.raises(ConfigError) as caught:
+        Strict.from_config(mapping(models=[{"model_name": 3}]))
+    assert [(problem.key, problem.message) for problem in caught.value.problems] == [
+        ("models[0].model_name", "a name is a string, got int"),
+        ("models[0].model", "is missing"),
+        ("", "these do not go together"),
+    ]
+
+
+def test_one_deployment_twice() -> None:
+    """The same object twice is a name twice."""
+    ready = ModelDeployment(model_name="ready", model=says())
+    (problem,) = problems({"models": [ready, ready]})
+    assert problem.key == "models[1].model_name"
 
 
 def test_many_values_by_aliases(write: Write) -> None:
