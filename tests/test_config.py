@@ -863,10 +863,8 @@ SCALARS = (
     | st.dates()
     | st.binary(max_size=3)
 )
-DATA = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
-    max_leaves=12,
+DATA: st.SearchStrategy[Any] = st.deferred(
+    lambda: SCALARS | st.lists(DATA, max_size=3) | st.dictionaries(WORDS, DATA, max_size=3)
 )
 GATEWAYS = st.dictionaries(WORDS, DATA, max_size=4).flatmap(
     lambda rest: st.lists(
