@@ -93,8 +93,9 @@ class Call(Progress):
         finally:
             if self._attempt is not None:
                 self._attempt.end()
-            # They hold the driver's frames by their tracebacks, and those hold this call.
-            self.failures = ()
+            # No circle is left behind: an attempt holds its call, and a failure, by its traceback,
+            # the driver's frame, which holds it too.
+            self._attempt, self.failures = None, ()
 
     def _attempts(self, choice: Choice) -> Iterator[Attempt | Wait]:
         """The attempts at one deployment, and the waits between them."""
