@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
+import langchain_core.exceptions
 from langchain_core.exceptions import (
     ContextOverflowError,
     ModelAuthenticationError,
@@ -19,7 +20,6 @@ from langchain_core.exceptions import (
     ModelInvalidRequestError,
     ModelNotFoundError,
     ModelPermissionDeniedError,
-    ModelRefusalError,
     OutputParserException,
 )
 from pydantic import ValidationError
@@ -66,7 +66,11 @@ _CALLERS_MISTAKES: Final = (
 )
 # `ValueError`s that are no caller's: an answer or a certificate (an `OSError`) that is not valid.
 _BROKEN_ANSWERS: Final = (json.JSONDecodeError, UnicodeDecodeError, ValidationError, OSError)
-REJECTED_ANSWERS: Final = (OutputParserException, ModelRefusalError)
+REJECTED_ANSWERS: Final = (
+    OutputParserException,
+    # langchain-core has it from 1.7.5 on.
+    getattr(langchain_core.exceptions, "ModelRefusalError", OutputParserException),
+)
 _ACCOUNT_FAULTS: Final = (
     ModelAuthenticationError,
     ModelPermissionDeniedError,

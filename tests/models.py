@@ -3,13 +3,20 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import langchain_core.exceptions
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import Field
 
 from langchain_model_gateway import GatewayRunnable
+
+ModelRefusal: type[Exception] = getattr(
+    langchain_core.exceptions, "ModelRefusalError", OutputParserException
+)
+"""What a refused structured output is told by; langchain-core has its own from 1.7.5 on."""
 
 type_of_reply = str | AIMessage | BaseException | list[Any]
 

@@ -26,7 +26,7 @@ from langchain_model_gateway import (
 )
 
 from .conftest import CallForm, StreamForm
-from .models import ScriptedChatModel, gateway_over, says, who
+from .models import ModelRefusal, ScriptedChatModel, gateway_over, says, who
 
 KINDS = ("empty", "content_filter", "length", "refusal", "error", "truncated")
 
@@ -354,6 +354,7 @@ def _call(**args: Any) -> AIMessage:
 
 
 WRONG = _call(city="hunter2", degrees="hunter2")
+HAS_REFUSALS = ModelRefusal is not OutputParserException
 REFUSAL = AIMessage(
     "", additional_kwargs={"refusal": "hunter2"}, response_metadata={"model_provider": "openai"}
 )
@@ -370,9 +371,8 @@ def _invoke(runnable: Any, is_async: bool) -> Any:
     ("reply", "cause", "verdict"),
     [
         (WRONG, "ValidationError", "does not parse"),
-        (REFUSAL, "ModelRefusalError", "refusal: the model declined"),
+        *[(REFUSAL, "ModelRefusalError", "refusal: the model declined")] * HAS_REFUSALS,
     ],
-    ids=["wrong", "refusal"],
 )
 def test_output_that_does_not_parse_or_is_a_refusal_is_a_rejected_answer(
     reply: AIMessage,

@@ -23,7 +23,6 @@ from langchain_core.exceptions import (
     ModelNotFoundError,
     ModelPermissionDeniedError,
     ModelRateLimitError,
-    ModelRefusalError,
     ModelTimeoutError,
     OutputParserException,
 )
@@ -56,7 +55,7 @@ from langchain_model_gateway.classify import (
 from langchain_model_gateway.quoting import portable, quote
 
 from .conftest import CallForm, openai_at
-from .models import ScriptedChatModel, gateway_over, says, who
+from .models import ModelRefusal, ScriptedChatModel, gateway_over, says, who
 from .providers.clients import is_installed
 from .test_errors import caused_by, rate_limited, response, unreachable, validation_error
 
@@ -467,7 +466,7 @@ def test_what_is_asked_cannot_send_a_deployment_into_cooldown() -> None:
         UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"),
         type("MyMistakeError", (ValueError,), {})("mine"),
         OutputParserException("no"),
-        ModelRefusalError("no"),
+        ModelRefusal("no"),
         RejectedAnswerError("empty"),
         ContextOverflowError(),
         ModelInvalidRequestError(),

@@ -24,7 +24,6 @@ from langchain_core.exceptions import (
     ModelError,
     ModelInvalidRequestError,
     ModelRateLimitError,
-    ModelRefusalError,
     ModelTimeoutError,
     OutputParserException,
 )
@@ -51,7 +50,7 @@ from langchain_model_gateway import (
 from langchain_model_gateway.classify import is_retryable, provider_status
 
 from .conftest import CallForm, openai_at
-from .models import NEVER, ScriptedChatModel, gateway_over, says
+from .models import NEVER, ModelRefusal, ScriptedChatModel, gateway_over, says
 
 KEY = "sk-proj-abcdefghijklmnop"
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -573,7 +572,7 @@ def validation_error() -> ValidationError:
     "error",
     [
         OutputParserException("bad: the secret answer", llm_output="the secret answer"),
-        ModelRefusalError("refused: the secret answer"),
+        ModelRefusal("refused: the secret answer"),
         type("ResponseValidationError", (ValueError,), {"__module__": "openrouter"})(
             "secret answer"
         ),
