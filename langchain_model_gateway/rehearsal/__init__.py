@@ -73,16 +73,18 @@ def rehearse(
     """
     if at is not None and at.utcoffset() is None:
         raise ValueError(f"at={at.isoformat()} is naive; give it a timezone: ..., tzinfo=UTC)")
+
+    def chance(of: str) -> Random:
+        return Random(f"{seed} {of}")  # noqa: S311 - no secret
+
     models = _by_name(providers, gateway.model_names)
-    time = Timeline(at or datetime.now(UTC), Random(f"{seed} gateway"))
+    time = Timeline(at or datetime.now(UTC), chance("the gateway"))
     cooldowns = Cooldowns(time)
     rules = gateway._routing.rules  # noqa: SLF001
     routing = Routing.of(gateway.models, rules, Memory(), time, Guards(), cooldowns)
-    services = {
-        name: Service(provider, Random(f"{seed} {name}")) for name, provider in models.items()
-    }
+    services = {name: Service(each, traffic, chance(name)) for name, each in models.items()}
     callers = Callers(gateway, routing, traffic, services, time)
-    time.begin(callers.arrive(Random(f"{seed} traffic")))
+    time.begin(callers.arrive(chance("the traffic")))
     time.run()
     return Rehearsal(
         calls=tuple(sorted(callers.calls)),

@@ -1,6 +1,7 @@
 """Everybody who calls the gateway: one more driver of its decisions, beside those of `drivers`."""
 
 from collections.abc import Mapping
+from itertools import takewhile
 from random import Random
 from typing import Any, Final, NamedTuple
 
@@ -9,7 +10,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from langchain_model_gateway.call import Attempt, Call, Wait
 from langchain_model_gateway.drivers import RoutedCalls
-from langchain_model_gateway.errors import FailedAttempt, ModelRouterError, SkippedModel
+from langchain_model_gateway.errors import RejectedAnswerError
 from langchain_model_gateway.guards import Patience
 from langchain_model_gateway.logs import Logs
 from langchain_model_gateway.rehearsal.providers import Reply, Service, Traffic
@@ -67,10 +68,8 @@ class Callers:
 
     def arrive(self, chance: Random) -> Process:
         """Come one after another, as long as the traffic lasts."""
-        while True:
-            yield chance.expovariate(self.traffic.calls_per_second)
-            if self.time.seconds >= self.traffic.seconds:
-                return
+        for moment in takewhile(self.traffic.seconds.__gt__, self.traffic.moments(chance)):
+            yield moment - self.time.seconds
             self.time.begin(_Caller(self).live())
 
     def begin_call(self) -> Call:
@@ -80,8 +79,7 @@ class Callers:
 
     def ask(self, attempt: Attempt) -> Reply:
         """What an attempt will come to in the time that it may take."""
-        service = self._services[attempt.target.model_name]
-        reply = service.ask(self.time.seconds, self.traffic)
+        reply = self._services[attempt.target.model_name].ask(self.time.seconds)
         if attempt.seconds is None or reply.seconds <= attempt.seconds:
             return reply
         return Reply(attempt.seconds, error=ModelTimeoutError("no answer in time"))
@@ -155,44 +153,45 @@ class _Caller:
 
     def _begin(self, attempt: Attempt, *, is_hedge: bool = False) -> _Leg:
         """Ask a provider."""
-        # What a guard keeps a stream to is all that is wanted of it here.
-        patience = attempt.guarded(_without_end, lambda _, patience: patience)
+        patience: Patience = _without_end
+        if self._all.traffic.streams:  # what a guard would keep the stream to is all that is wanted
+            patience = attempt.guarded(patience, lambda _, patience: patience)
         return _Leg(attempt, is_hedge, self._time.seconds, self._all.ask(attempt), patience)
 
     def _hear(self, leg: _Leg) -> None:
         """Report an answer, the first chunk of one, or an error."""
-        try:
-            if leg.reply.error is not None:
-                raise leg.reply.error
-            if self._all.traffic.streams:
-                leg.attempt.received(_CHUNK)
-            else:
-                leg.attempt.answered(self._all.answer)
-        except Exception as error:
-            self._note(leg, _ENDS.get(type(error), "failed"))
-            if not leg.attempt.failed(error):
-                raise
-        else:
+        error = leg.reply.error or self._report(leg.attempt)
+        if error is None:
             self._winner = self._note(leg, "answered")
+            return
+        self._note(leg, _ENDS.get(type(error), "failed"))
+        if not leg.attempt.failed(error):
+            raise error
+
+    def _report(self, attempt: Attempt) -> RejectedAnswerError | None:
+        try:
+            if self._all.traffic.streams:
+                attempt.received(_CHUNK)
+            else:
+                attempt.answered(self._all.answer)
+        except RejectedAnswerError as error:
+            return error
+        return None
 
     def _read_on(self, leg: _Leg) -> Process:
         """Read the rest of a stream, of which a chunk comes as soon as patience would end."""
         attempt, rest = leg.attempt, leg.reply.rest
-        try:
-            while (limit := leg.patience()) is not None and limit < rest:
-                is_late = limit == self._call.time_left()
-                yield limit
-                if is_late:
-                    raise ModelTimeoutError("no end in time")
-                attempt.received(_CHUNK)
-                rest -= limit
-            yield rest
-            if not attempt.passes_through:
-                attempt.received(self._all.last_chunk)
-            attempt.finished()
-        except Exception as error:
-            attempt.failed(error)
-            raise
+        while (limit := leg.patience()) is not None and limit < rest:
+            is_late = limit == self._call.time_left()
+            yield limit
+            if is_late:
+                attempt.failed(ModelTimeoutError("no end in time"))  # raises: an answer has begun
+            attempt.received(_CHUNK)
+            rest -= limit
+        yield rest
+        if not attempt.passes_through:
+            attempt.received(self._all.last_chunk)
+        attempt.finished()
 
     def _note(self, leg: _Leg, end: End) -> RehearsedAttempt:
         name, seconds = leg.attempt.target.model_name, self._time.seconds - leg.began
@@ -219,14 +218,9 @@ class Cooldowns(Logs):
         self._began: dict[str, float] = {}
         self._ended: list[RehearsedCooldown] = []
 
-    def skipped(self, skip: SkippedModel) -> None:
-        """Nothing to keep."""
+    def _unsaid(self, *_: Any, **__: Any) -> None: ...
 
-    def failed(self, failure: FailedAttempt, number: int) -> None:
-        """Nothing to keep."""
-
-    def gave_up(self, error: ModelRouterError) -> None:
-        """Nothing to keep."""
+    skipped = failed = gave_up = _unsaid
 
     def cooldown_started(self, model_name: str, seconds: float) -> None:
         """A deployment is in cooldown, or still is after a probe."""

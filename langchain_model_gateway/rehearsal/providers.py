@@ -1,8 +1,8 @@
 """What is modelled: who calls, how long a provider takes, what it lets through, how it fails."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from math import exp, log
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import ceil, exp, log
 from random import Random
 from statistics import NormalDist
 from typing import Annotated, Final, Literal, NamedTuple, Protocol, Self
@@ -14,6 +14,7 @@ from langchain_model_gateway._arguments import AnySeconds, Seconds, check_keys
 
 _REFUSED_AFTER: Final = 0.01
 """Seconds that a provider takes to answer 429."""
+_ROUNDING: Final = 1e-9
 _P99: Final = NormalDist().inv_cdf(0.99)
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -68,7 +69,7 @@ class Provider(_Model):
         tpm: The tokens it lets through in a minute, input and output.
         counted: How it counts a minute: a bucket that fills evenly and holds a tenth of a minute,
             by the clock, over the last 60 seconds, or a sixth every ten seconds.
-        tells_retry_after: Whether a 429 says when to come back.
+        tells_retry_after: Whether a 429 says when to come back, in whole seconds.
         outages: From when to when every request fails.
         slow: From when to when answers take so many times as long: `(start, end, factor)`.
         error_share: How many of the other requests fail, from 0 to 1.
@@ -116,26 +117,47 @@ class Provider(_Model):
 
 
 class Traffic(_Model):
-    """Who calls: independent callers, so that the seconds between two calls are exponential.
+    """Who calls: independent callers, who come by chance, or at given moments.
 
     Args:
-        calls_per_second: How many, on the average.
-        seconds: For how long new calls come.
+        calls_per_second: How many come, on the average (a Poisson process).
+        arrivals: When they come, in seconds, such as a log tells; in place of the above.
+        seconds: For how long they come.
         streams: Whether they read streams; a caller's latency is then to the first chunk.
         input_tokens: Tokens of a prompt.
         output_tokens: Tokens of an answer.
+
+    Raises:
+        ValidationError: If a number is out of range, or it is not told when callers come.
     """
 
-    calls_per_second: Annotated[float, Field(gt=0)]
+    calls_per_second: Annotated[float, Field(gt=0)] | None = None
+    arrivals: Annotated[Sequence[Since], AfterValidator(sorted)] = ()
     seconds: Seconds = 900.0
     streams: bool = False
     input_tokens: Annotated[int, Field(ge=0)] = 500
     output_tokens: Annotated[int, Field(ge=0)] = 250
 
+    @model_validator(mode="after")
+    def _check_arrivals(self) -> Self:
+        if (self.calls_per_second is None) != bool(self.arrivals):
+            raise ValueError("give either calls_per_second or arrivals")
+        return self
+
     @property
     def tokens(self) -> int:
         """All the tokens of a call."""
         return self.input_tokens + self.output_tokens
+
+    def moments(self, chance: Random) -> Iterator[float]:
+        """When the calls begin."""
+        if self.calls_per_second is None:
+            yield from self.arrivals
+            return
+        now = 0.0
+        while True:
+            now += chance.expovariate(self.calls_per_second)
+            yield now
 
 
 class Reply(NamedTuple):
@@ -157,112 +179,95 @@ class Service:
 
     Args:
         provider: How it behaves.
+        traffic: What it is asked for.
         chance: What decides the rest.
     """
 
-    def __init__(self, provider: Provider, chance: Random) -> None:
-        self._provider = provider
-        self._chance = chance
-        limits = ((provider.rpm, False), (provider.tpm, True))
+    def __init__(self, provider: Provider, traffic: Traffic, chance: Random) -> None:
+        self._provider, self._chance = provider, chance
+        self._first_chunk = provider.first_chunk if traffic.streams else 1.0
+        amounts = ((provider.rpm, 1), (provider.tpm, traffic.tokens))
         self._limits = [
-            (_count(provider.counted, limit), is_of_tokens)
-            for limit, is_of_tokens in limits
-            if limit is not None
+            _LIMITS[provider.counted](per_minute, amount)
+            for per_minute, amount in amounts
+            if per_minute is not None
         ]
 
-    def ask(self, now: float, traffic: Traffic) -> Reply:
+    def ask(self, now: float) -> Reply:
         """Make a request."""
-        provider, chance = self._provider, self._chance
-        if any(start <= now < end for start, end in provider.outages):
-            return Reply(provider.error_after, error=ModelAPIError("503: an outage"))
-        if (wait := self._wait(now, traffic.tokens)) > 0:
+        provider = self._provider
+        for start, end in provider.outages:
+            if start <= now < end:
+                return Reply(provider.error_after, error=ModelAPIError("503: an outage"))
+        wait = max([limit.wait(now) for limit in self._limits], default=0.0)
+        if wait > _ROUNDING:
             error = ModelRateLimitError("429: too many requests")
             if provider.tells_retry_after:
-                vars(error)["retry_after"] = wait
+                vars(error)["retry_after"] = ceil(wait)
             return Reply(_REFUSED_AFTER, error=error)
-        luck = chance.random()
+        for limit in self._limits:
+            limit.take(now)
+        return self._answer(now)
+
+    def _answer(self, now: float) -> Reply:
+        provider, luck = self._provider, self._chance.random()
         if luck < provider.hang_share:
             return Reply(provider.hang_after, error=ModelConnectionError("no answer came"))
         if luck < provider.hang_share + provider.error_share:
             return Reply(provider.error_after, error=ModelAPIError("500: a server's error"))
-        seconds = provider.draw_latency(now, chance)
-        first = seconds * provider.first_chunk if traffic.streams else seconds
-        return Reply(first, rest=seconds - first)
-
-    def _wait(self, now: float, tokens: int) -> float:
-        """The seconds until a request is let through; if that is now, it is counted."""
-        amounts = [(limit, tokens if is_of_tokens else 1) for limit, is_of_tokens in self._limits]
-        wait = max((limit.wait(now, amount) for limit, amount in amounts), default=0.0)
-        if wait <= 0:
-            for limit, amount in amounts:
-                limit.take(now, amount)
-        return wait
+        seconds = provider.draw_latency(now, self._chance)
+        first = seconds * self._first_chunk
+        return Reply(first, seconds - first)
 
 
-class _Count(Protocol):
-    """How a provider counts what it lets through. What is more than all of it needs all of it."""
+class _Limit(Protocol):
+    """How a provider counts what it lets through in a minute, always the same amount at once."""
 
-    def wait(self, now: float, amount: float) -> float:
-        """The seconds until so much is let through; 0 if it would be now."""
+    def wait(self, now: float) -> float:
+        """The seconds until the next is let through; 0 if it would be now."""
 
-    def take(self, now: float, amount: float) -> None:
-        """Let so much through."""
-
-
-def _count(counted: str, per_minute: float) -> _Count:
-    match counted:
-        case "bucket":
-            return _Bucket(per_minute)
-        case "sliding minute":
-            return _Sliding(per_minute)
-        case _:
-            return _Slices(per_minute, 60 if counted == "clock minute" else 10)
+    def take(self, now: float) -> None:
+        """Let one through."""
 
 
-class _Bucket:
-    def __init__(self, per_minute: float) -> None:
-        self._rate, self._size = per_minute / 60, max(per_minute / 10, 1)
-        self._level, self._at = self._size, 0.0
+class _Bucket(_Limit):
+    """Fills evenly and holds a tenth of a minute; at least what is let through at once."""
 
-    def wait(self, now: float, amount: float) -> float:
-        self._level = min(self._size, self._level + (now - self._at) * self._rate)
-        self._at = now
-        missing = min(amount, self._size) - self._level
-        return missing / self._rate if missing > 1e-9 else 0.0  # noqa: PLR2004 - rounding
+    def __init__(self, per_minute: float, amount: float) -> None:
+        self._seconds = 60 * amount / per_minute
+        self._slack = max(60 / 10 - self._seconds, 0)
+        self._full_at = 0.0
 
-    def take(self, now: float, amount: float) -> None:
-        del now
-        self._level -= amount
+    def wait(self, now: float) -> float:
+        return self._full_at - self._slack - now
 
-
-class _Slices:
-    def __init__(self, per_minute: float, seconds: int) -> None:
-        self._size, self._seconds = per_minute * seconds / 60, seconds
-        self._slice, self._taken = 0.0, 0.0
-
-    def wait(self, now: float, amount: float) -> float:
-        if (current := now // self._seconds) != self._slice:
-            self._slice, self._taken = current, 0.0
-        fits = self._taken + min(amount, self._size) <= self._size
-        return 0.0 if fits else (current + 1) * self._seconds - now
-
-    def take(self, now: float, amount: float) -> None:
-        del now
-        self._taken += amount
+    def take(self, now: float) -> None:
+        self._full_at = max(self._full_at, now) + self._seconds
 
 
-class _Sliding:
-    def __init__(self, per_minute: float) -> None:
-        self._size, self._taken = per_minute, 0.0
-        self._recent: deque[tuple[float, float]] = deque()
+class _Window(_Limit):
+    """Counts within so many seconds: those just past, or those that the clock cuts off."""
 
-    def wait(self, now: float, amount: float) -> float:
-        while self._recent and self._recent[0][0] <= now - 60:
-            self._taken -= self._recent.popleft()[1]
-        if self._taken + min(amount, self._size) <= self._size:
+    def __init__(self, most: float, seconds: float, *, is_sliding: bool) -> None:
+        self._most, self._seconds, self._is_sliding = max(int(most), 1), seconds, is_sliding
+        self._recent: deque[float] = deque()
+
+    def wait(self, now: float) -> float:
+        start = now - self._seconds if self._is_sliding else now // self._seconds * self._seconds
+        while self._recent and self._recent[0] < start:
+            self._recent.popleft()
+        if len(self._recent) < self._most:
             return 0.0
-        return self._recent[0][0] + 60 - now
+        first = self._recent[0] if self._is_sliding else start
+        return first + self._seconds - now
 
-    def take(self, now: float, amount: float) -> None:
-        self._taken += amount
-        self._recent.append((now, amount))
+    def take(self, now: float) -> None:
+        self._recent.append(now)
+
+
+_LIMITS: Final[Mapping[str, Callable[[float, float], _Limit]]] = {
+    "bucket": _Bucket,
+    "clock minute": lambda most, amount: _Window(most / amount, 60, is_sliding=False),
+    "sliding minute": lambda most, amount: _Window(most / amount, 60, is_sliding=True),
+    "ten seconds": lambda most, amount: _Window(most / amount / 6, 10, is_sliding=False),
+}

@@ -6,31 +6,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.display import _escaped, _table
+from langchain_model_gateway.rehearsal.picture import Table, draw, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 End = Literal["answered", "429", "timed out", "failed", "overtaken"]
 """How an attempt ended; one is overtaken in a race against a hedge."""
 _ENDS: Final[tuple[End, ...]] = get_args(End)
 
-_NAME_LIMIT: Final = 60
-_NUMBERS: Final = (
-    "",
-    "answered",
-    "lost",
-    "429s",
-    "hedged",
-    "waited s",
-    "p50 s",
-    "p99 s",
-    "p99.9 s",
-)
+_NUMBERS: Final = "answered", "lost", "429s", "hedged", "waited s", "p50 s", "p99 s", "p99.9 s"
 
 
 class RehearsedAttempt(NamedTuple):
@@ -107,6 +95,11 @@ class Rehearsal:
     def _of(self, is_in: Callable[[RehearsedCall], bool]) -> "Rehearsal":
         return replace(self, calls=tuple(filter(is_in, self.calls)))
 
+    @property
+    def attempts(self) -> Iterator[RehearsedAttempt]:
+        """The attempts of the calls."""
+        return chain.from_iterable(call.attempts for call in self.calls)
+
     # --- numbers -----------------------------------------------------------------------------
 
     @property
@@ -122,12 +115,12 @@ class Rehearsal:
     @property
     def rate_limited(self) -> int:
         """The attempts that were answered with 429."""
-        return sum(attempt.end == "429" for attempt in self._attempts())
+        return sum(attempt.end == "429" for attempt in self.attempts)
 
     @property
     def hedged(self) -> int:
         """The calls for which a second deployment was asked beside the first."""
-        return sum(attempt.is_hedge for attempt in self._attempts())
+        return sum(attempt.is_hedge for attempt in self.attempts)
 
     @property
     def waited(self) -> float:
@@ -137,7 +130,7 @@ class Rehearsal:
     @property
     def asked(self) -> dict[str, int]:
         """The attempts at each deployment."""
-        return self._by_name(attempt.model_name for attempt in self._attempts())
+        return self._by_name(attempt.model_name for attempt in self.attempts)
 
     @property
     def answers(self) -> dict[str, int]:
@@ -169,9 +162,6 @@ class Rehearsal:
     def _latencies(self) -> list[float]:
         return sorted(call.seconds for call in self.calls)
 
-    def _attempts(self) -> Iterator[RehearsedAttempt]:
-        return chain.from_iterable(call.attempts for call in self.calls)
-
     def _by_name(self, names: Iterable[str | None]) -> dict[str, int]:
         counted = Counter(names)
         return {name: counted[name] for name in self.model_names}
@@ -186,30 +176,31 @@ class Rehearsal:
     def _repr_html_(self) -> str:
         return "".join(table.html() for table in self._tables())
 
-    def _tables(self) -> "tuple[_Table, _Table]":
+    def _tables(self) -> tuple[Table, Table]:
         spans = {"all the time": self} | ({"in trouble": self.in_trouble} if self.trouble else {})
         title = f"{len(self.calls):,} calls in {self.seconds:,.0f} s"
+        header = (*_ENDS, "in cooldown s")
         return (
-            _Table(title, _NUMBERS, [(name, *span._numbers()) for name, span in spans.items()]),
-            _Table("Their attempts", ("", *_ENDS, "in cooldown s"), [*self._deployments()]),
+            Table(title, _NUMBERS, [(name, *span.numbers()) for name, span in spans.items()]),
+            Table("How the attempts ended", header, [*self._deployments()]),
         )
 
-    def _numbers(self) -> tuple[str, ...]:
+    def numbers(self) -> tuple[str, ...]:
+        """A row of a table."""
         counts = (self.answered, self.lost, self.rate_limited, self.hedged)
         seconds = (self.waited, self.p50, self.p99, self.p999)
         return *(f"{n:,}" for n in counts), *(f"{s:,.1f}" for s in seconds)
 
     def _deployments(self) -> Iterator[tuple[str, ...]]:
-        """A row for each deployment: how its attempts ended, and for how long it was in cooldown."""
-        ends = Counter((attempt.model_name, attempt.end) for attempt in self._attempts())
+        ended = Counter((attempt.model_name, attempt.end) for attempt in self.attempts)
         for name in self.model_names:
-            spells = (c.ended - c.began for c in self.cooldowns if c.model_name == name)
-            yield name, *(f"{ends[name, end]:,}" for end in _ENDS), f"{sum(spells):,.0f}"
+            seconds = (c.ended - c.began for c in self.cooldowns if c.model_name == name)
+            yield name, *(f"{ended[name, end]:,}" for end in _ENDS), f"{sum(seconds):,.0f}"
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Draw each call as a dot at the height of its latency, in the colour of who answered.
 
-        A cross is a lost call, a grey stretch trouble at a provider, a bar below a cooldown.
+        A black cross is a lost call, a grey stretch a provider's trouble, a bar below a cooldown.
 
         Args:
             axes: Where to draw; new ones if left out.
@@ -217,25 +208,8 @@ class Rehearsal:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        if axes is None:
-            axes = _pyplot().subplots(figsize=(9, 3.5), layout="constrained")[1]
-        for start, end in self.trouble:
-            axes.axvspan(start, end, color="grey", alpha=0.15, linewidth=0)
-        for rank, name in enumerate((*self.model_names, None)):
-            calls = [call for call in self.calls if call.answered_by == name]
-            marker, label = ("x", "lost") if name is None else (".", one_line(name, _NAME_LIMIT))
-            points = [call.began for call in calls], [max(call.seconds, 1e-3) for call in calls]
-            colour = "black" if name is None else f"C{rank}"
-            axes.scatter(*points, s=8, c=colour, marker=marker, label=label, linewidths=0.8)
-            spells = [(c.began, c.ended - c.began) for c in self.cooldowns if c.model_name == name]
-            bar = (-0.04 * (rank + 1), 0.03)
-            axes.broken_barh(
-                spells, bar, color=colour, transform=axes.get_xaxis_transform(), clip_on=False
-            )
-        axes.set(
-            yscale="log", xlabel="seconds", ylabel="latency in seconds", xlim=(0, self.seconds)
-        )
-        axes.legend(loc="upper right", markerscale=2)
+        axes = axes or panels(1)[0]
+        draw(self, axes)
         return axes
 
 
@@ -254,51 +228,17 @@ class Comparison(dict[str, Rehearsal]):
     def _repr_html_(self) -> str:
         return self._table().html()
 
-    def _table(self) -> "_Table":
-        rows = [
-            (name, *each._numbers(), f"{each.in_trouble.p99:,.1f}") for name, each in self.items()
-        ]
-        return _Table("Settings", (*_NUMBERS, "p99 s in trouble"), rows)
+    def _table(self) -> Table:
+        rows = [(name, *r.numbers(), f"{r.in_trouble.p99:,.1f}") for name, r in self.items()]
+        return Table("Settings", (*_NUMBERS, "p99 s in trouble"), rows)
 
-    def plot(self) -> "Figure":
+    def plot(self) -> "list[Axes]":
         """Draw them below each other, on the same scale.
 
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        figure, rows = _pyplot().subplots(
-            len(self),
-            1,
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            figsize=(9, 3.2 * len(self)),
-            layout="constrained",
-        )
-        for axes, (name, rehearsal) in zip(rows.flat, self.items(), strict=True):
-            rehearsal.plot(axes).set_title(one_line(name, _NAME_LIMIT), loc="left")
-        return figure
-
-
-class _Table(NamedTuple):
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    def text(self) -> str:
-        rows = [self.header, *((one_line(name, _NAME_LIMIT), *rest) for name, *rest in self.rows)]
-        first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-        lines = ("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows)
-        return "\n".join([self.title, *lines])
-
-    def html(self) -> str:
-        rows = [_escaped((one_line(name, _NAME_LIMIT), *rest)) for name, *rest in self.rows]
-        return _table(self.title, self.header, rows)
-
-
-def _pyplot() -> Any:
-    try:
-        from matplotlib import pyplot  # noqa: PLC0415 - optional, and slow to import
-    except ImportError:
-        raise ImportError("plot() draws with matplotlib: pip install matplotlib") from None
-    return pyplot
+        axes = panels(len(self))
+        for each, (name, rehearsal) in zip(axes, self.items(), strict=True):
+            rehearsal.plot(each).set_title(one_line(name, 60), loc="left")
+        return axes
