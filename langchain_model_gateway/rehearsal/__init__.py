@@ -105,4 +105,7 @@ def _by_name(
             raise ValueError(f"providers: {unknown_name(name, names)}")
     if missing := [repr(name) for name in names if name not in providers]:
         raise ValueError(f"providers has no Provider for {', '.join(missing)}")
+    for name, provider in providers.items():
+        if not isinstance(provider, Provider):
+            raise ValueError(f"providers: {name!r} is a {type(provider).__name__}, not a Provider")
     return providers

@@ -96,6 +96,15 @@ class Provider(_Model):
     hang_share: Share = 0.0
     hang_after: Seconds = 600.0
 
+    @model_validator(mode="after")
+    def _check_sense(self) -> Self:
+        for start, end in self.trouble():
+            if start >= end:
+                raise ValueError(f"a spell begins at {start} and ends at {end}")
+        if self.hang_share + self.error_share > 1:
+            raise ValueError("hang_share and error_share are more than all requests")
+        return self
+
     def trouble(self) -> Iterator[tuple[float, float]]:
         """From when to when it is down or slow."""
         yield from self.outages
