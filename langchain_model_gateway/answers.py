@@ -78,11 +78,18 @@ class StreamedAnswer:
 
     Args:
         reject: The kinds of answer that are rejected, and functions that tell.
+        counts_tokens: Whether to sum up the usage that its chunks tell.
     """
 
-    __slots__ = ("_chunks", "_empty", "_finish", "_reject", "begun", "head")
+    __slots__ = (
+        *("_chunks", "_counts_tokens", "_empty", "_finish", "_reject", "begun", "head", "usage"),
+    )
 
-    def __init__(self, reject: frozenset[Rejection | RejectFunction]) -> None:
+    def __init__(
+        self, reject: frozenset[Rejection | RejectFunction], *, counts_tokens: bool = False
+    ) -> None:
+        self._counts_tokens = counts_tokens
+        self.usage: tuple[int, int] | None = None
         self._reject = reject
         self._finish = ""
         self._empty = True
@@ -106,6 +113,9 @@ class StreamedAnswer:
             if self._chunks is not None:
                 self._chunks.append(chunk)
             _check_refusal(chunk, self._reject)
+        if self._counts_tokens and (usage := usage_of(chunk)) is not None:
+            known = self.usage or (0, 0)
+            self.usage = (known[0] + usage[0], known[1] + usage[1])
         if self.begun:
             return (chunk,)
         self.head.append(chunk)
@@ -185,6 +195,13 @@ def is_callers_bug(error: BaseException) -> bool:
 def is_structured(answer: Any) -> bool:
     """Whether this is what `with_structured_output(..., include_raw=True)` gives."""
     return isinstance(answer, dict) and answer.keys() == {"raw", "parsed", "parsing_error"}
+
+
+def usage_of(answer: Any) -> tuple[int, int] | None:
+    """The tokens of input and output that an answer, or a chunk, tells; `None` if it does not."""
+    message = answer.get("raw") if isinstance(answer, dict) else answer
+    usage = message.usage_metadata if isinstance(message, AIMessage) else None
+    return None if usage is None else (usage["input_tokens"], usage["output_tokens"])
 
 
 def is_empty(message: BaseMessage) -> bool:

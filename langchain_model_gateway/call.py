@@ -5,25 +5,29 @@ A driver asks a `Call` for its next step, carries it out, and reports to the `At
 it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
-from typing import Any, Literal, NamedTuple, TypeVar
+from itertools import chain, count
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from langchain_core.exceptions import ModelTimeoutError
 
-from langchain_model_gateway.admission import Closed, Outcome, Permit
+from langchain_model_gateway.admission import Closed, Moment, Outcome, Permit
+from langchain_model_gateway.admission.limits import size_of
 from langchain_model_gateway.answers import (
     StreamedAnswer,
     as_verdict,
     check_answer,
     is_structured,
     stamp,
+    usage_of,
 )
 from langchain_model_gateway.classify import (
     is_account_fault,
     is_neutral,
     is_retryable,
     is_wrong_event_loop,
+    provider_status,
     retry_after,
 )
 from langchain_model_gateway.errors import (
@@ -36,9 +40,13 @@ from langchain_model_gateway.errors import (
 )
 from langchain_model_gateway.guards import InThreads, is_sync_only
 from langchain_model_gateway.history import translated
-from langchain_model_gateway.routing import Choice, Routing, Target, route
+from langchain_model_gateway.routing import Choice, Full, Routing, Target, route
 
 Stream = TypeVar("Stream")
+
+_FIRST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.25
+"""The seconds after which a full deployment is looked at again, and the most of them."""
 
 
 class Wait(NamedTuple):
@@ -52,8 +60,11 @@ class Call:
 
     Args:
         routing: Who there is, and the rules.
+        value: The call's input.
         preference: The name to try first, if any.
         fallback: Whether another deployment is tried when the first choice fails.
+        affinity: What goes to the same deployment as long as it can, such as a thread's id.
+        is_stream: Whether it is asked for a stream.
 
     Attributes:
         answer: What the call has come to.
@@ -63,23 +74,39 @@ class Call:
     """
 
     __slots__ = (
-        *("_fallback", "_is_late", "_pending"),
-        *("answer", "deadline", "failures", "routing", "skipped"),
+        *("_attempt", "_fallback", "_full", "_is_late", "_order", "_pick", "_size", "_value"),
+        *("answer", "deadline", "failures", "is_stream", "routing", "skipped"),
     )
 
     def __init__(
-        self, routing: Routing, preference: object = None, *, fallback: bool = True
+        self,
+        routing: Routing,
+        value: Any,
+        preference: object = None,
+        *,
+        fallback: bool = True,
+        affinity: object = None,
+        is_stream: bool = False,
     ) -> None:
         self.routing = routing
         self.answer: Any = None
         self.deadline: float | None = None
         self.failures: tuple[FailedAttempt, ...] = ()
+        self.is_stream = is_stream
         self.skipped: tuple[SkippedModel, ...] = ()
+        self._attempt: Attempt | None = None
         self._fallback = fallback
+        self._full: list[Target] = []
         self._is_late = False
-        self._pending = [*routing.order(preference, is_only=not fallback)]
+        self._order = routing.order(preference, affinity, is_only=not fallback)
+        is_drawn = routing.rules.balance is not None and affinity is None
+        self._pick = self._next if is_drawn else None
+        self._size: int | None = None
+        self._value = value
         if (timeout := routing.rules.timeout) is not None:
             self.deadline = routing.clock.monotonic() + timeout
+
+    # --- what comes next ---------------------------------------------------------------------
 
     def steps(self) -> "Iterator[Attempt | Wait]":
         """What to do, one step after another, until there is an answer.
@@ -88,37 +115,112 @@ class Call:
             NoModelAvailableError: If no deployment may be used now.
             AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
-        routing, attempt = self.routing, None
+        ready = route(self._order, self.routing.moment, self._enter, self._pick)
         try:
-            for choice in route(self._pending, routing.moment, Target.enter):
-                if isinstance(choice, SkippedModel):
-                    self.skipped += (choice,)
-                    routing.listener.skipped(choice)
-                    continue
-                target, permits, is_last_resort = choice
-                for number in count(1):
-                    attempt = Attempt(self, target, permits)
-                    yield attempt
-                    if attempt.has_answered:
+            for choice in chain(ready, self._when_free()):
+                if isinstance(choice, Choice):
+                    yield from self._attempts(choice)
+                    if self._attempt is not None and self._attempt.has_answered:
                         return
-                    delay = self._delay_before_retry(choice, number)
-                    if delay is None:
+                    if not self._fallback:
                         break
-                    yield Wait(delay)
-                    # Meanwhile a window may have begun, or other calls have failed.
-                    entry = target.enter(routing.moment(), is_last_resort=is_last_resort)
-                    if isinstance(entry, Closed):
-                        break
-                    permits = entry
-                if not self._fallback:
-                    break
+                elif isinstance(choice, Wait):
+                    yield choice
+                elif isinstance(choice, Full):
+                    self._full.append(choice.target)
+                else:
+                    self._skip(choice)
             if self.answer is None:  # else the last structured output, unparsed
                 raise self._give_up()
         finally:
-            if attempt is not None:
-                attempt.end("neutral")
+            if self._attempt is not None:
+                self._attempt.end()
             # They hold the driver's frames by their tracebacks, and those hold this call.
             self.failures = ()
+
+    def _attempts(self, choice: Choice) -> "Iterator[Attempt | Wait]":
+        """The attempts at one deployment, and the waits between them."""
+        target, permits, is_last_resort = choice
+        for number in count(1):
+            self._attempt = attempt = Attempt(self, target, permits)
+            if is_last_resort and (wait := self._worth_waiting(permits)):
+                yield Wait(wait)
+                if self._is_restricted(target):
+                    attempt.end()
+                    return
+            attempt.begin()
+            yield attempt
+            if attempt.has_answered or (delay := self._delay_before_retry(choice, number)) is None:
+                return
+            yield Wait(delay)
+            # Meanwhile a window may have begun, or other calls have failed.
+            entry = self._enter(target, self.routing.moment(), is_last_resort=is_last_resort)
+            if isinstance(entry, Closed):
+                return
+            permits = entry
+
+    def _is_restricted(self, target: Target) -> bool:
+        """Whether a window has begun while a place was waited for; then it is noted."""
+        closed = target.closed(self.routing.moment(), self.size)
+        if closed is None or closed.kind != "restricted":
+            return False
+        self._skip(target.skip(closed))
+        return True
+
+    def _when_free(self) -> Iterator[Choice | SkippedModel | Wait]:
+        """Wait for a place at deployments that are full; there is no bell, so look again."""
+        pending, clock = self._full, self.routing.clock
+        if not pending:
+            return
+        most, pause = self.routing.rules.max_wait, _FIRST_PAUSE
+        begun = clock.monotonic()
+        while pending:
+            for target in [*pending]:
+                entry = self._enter(target, self.routing.moment(), is_last_resort=True)
+                if isinstance(entry, Closed) and entry.kind != "restricted":
+                    continue
+                pending.remove(target)
+                if isinstance(entry, Closed):
+                    yield target.skip(entry)
+                else:
+                    yield Choice(target, entry, is_last_resort=True)
+            waited = clock.monotonic() - begun
+            limits = (None if most is None else most - waited, self.time_left())
+            left = min((each for each in limits if each is not None), default=math.inf)
+            if left <= 0:
+                break
+            if pending:
+                yield Wait(min(pause * clock.uniform(0.5, 1.0), left))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        for target in pending:
+            closed = target.closed(self.routing.moment(), self.size)
+            reason = f"{closed.reason if closed else 'full'}, no place within {waited:.3g} s"
+            yield SkippedModel(target.model_name, reason, clock.now())
+
+    def _skip(self, skip: SkippedModel) -> None:
+        self.skipped += (skip,)
+        self.routing.listener.skipped(skip)
+
+    def _enter(
+        self, target: Target, at: Moment, *, is_last_resort: bool = False
+    ) -> tuple[Permit, ...] | Closed:
+        return target.enter(at, self.size, is_last_resort=is_last_resort)
+
+    def _next(self, pending: Sequence[Target], at: Moment) -> Target:
+        return self.routing.pick(pending, at, self.size, streams=self.is_stream, advance=True)
+
+    def size(self) -> int:
+        """The tokens of the call's input, approximately."""
+        if self._size is None:
+            self._size = size_of(self._value)
+        return self._size
+
+    def _worth_waiting(self, permits: tuple[Permit, ...]) -> float:
+        """The seconds to wait for room in the limits; 0 where that would take too long."""
+        wait = max((permit.wait for permit in permits), default=0.0)
+        left, most = self.time_left(), self.routing.rules.max_wait
+        # A limit is a courtesy: who would have to wait too long asks anyway, and at once.
+        return 0.0 if most is None or wait > most or (left is not None and wait >= left) else wait
 
     def _delay_before_retry(self, choice: Choice, attempts: int) -> float | None:
         """How long to wait before the next attempt at the same deployment, if one is worth it.
@@ -135,22 +237,27 @@ class Call:
         if not is_retryable(error):
             return None
         least = retry_after(error, clock.now()) or 0.0
-        if least > policy.max_retry_after:
-            return None
-        if least > policy.max_delay and self._another_is_free():
+        if least > policy.max_retry_after or (least > policy.max_delay and self._another_is_free()):
             return None
         delay = max(clock.uniform(0, policy.longest_delay(attempts)), least)
-        if (left := self.time_left()) is not None and delay >= left:
+        left = self.time_left()
+        if left is not None and delay >= left:
             return None
-        closed = choice.target.closed(self.routing.moment().after(delay))
-        is_in_vain = closed is not None and (closed.is_final or not choice.is_last_resort)
-        return None if is_in_vain else delay
+        closed = choice.target.closed(self.routing.moment().after(delay), self.size)
+        is_open = closed is None or (choice.is_last_resort and closed.kind != "restricted")
+        return delay if is_open else None
 
     def _another_is_free(self) -> bool:
-        if not (self._pending and self._fallback):
+        if not self._fallback:
             return False
+        tried = {failure.model_name for failure in self.failures}
         present = self.routing.moment()
-        return any(target.closed(present) is None for target in self._pending)
+        return any(
+            target.model_name not in tried and target.closed(present, self.size) is None
+            for target in self._order
+        )
+
+    # --- time --------------------------------------------------------------------------------
 
     def time_left(self) -> float | None:
         """Seconds until the deadline; `None` if there is none."""
@@ -200,21 +307,28 @@ class Attempt:
     """
 
     __slots__ = (
-        *("_call", "_ends", "_is_cut_by_call", "_permits", "_stream"),
+        *("_begun", "_call", "_ends", "_is_cut_by_call", "_latency", "_permits", "_stream"),
         *("has_answered", "passes_through", "seconds", "target"),
     )
 
     def __init__(self, call: Call, target: Target, permits: tuple[Permit, ...]) -> None:
+        self._begun: float | None = None
         self._call = call
-        self._permits = permits
-        self._stream: StreamedAnswer | None = None
         self._ends: float | None = None
         self._is_cut_by_call = False
+        self._latency: float | None = None
+        self._permits = permits
+        self._stream: StreamedAnswer | None = None
         self.target = target
         self.seconds: float | None = None
         self.has_answered = self.passes_through = False
-        if target.timeout is not None or call.deadline is not None:
-            self._limit(target.timeout)
+
+    def begin(self) -> None:
+        """The driver is about to ask."""
+        if self._permits:
+            self._begun = self._call.routing.clock.monotonic()
+        if self.target.timeout is not None or self._call.deadline is not None:
+            self._limit(self.target.timeout)
 
     # --- what happened -----------------------------------------------------------------------
 
@@ -233,7 +347,9 @@ class Attempt:
             raise
         call.answer = stamp(answer, self.target.model_name, call.failures)
         self.has_answered = True
-        self.end("answered")
+        if self._permits:
+            usage = usage_of(answer) if self.target.counts_tokens else None
+            self._give_back("answered", usage=usage)
 
     def received(self, chunk: Any) -> Sequence[Any]:
         """The stream gave a chunk.
@@ -250,8 +366,11 @@ class Attempt:
         if not ready or self.has_answered:
             return ready
         self.has_answered = True
-        self.passes_through = not self._call.routing.rules.reject
+        rejects = bool(self._call.routing.rules.reject)
+        self.passes_through = not rejects and not self.target.counts_tokens
         self._ends = None
+        if self._begun is not None:
+            self._latency = self._call.routing.clock.monotonic() - self._begun
         first, *rest = ready
         return [stamp(first, self.target.model_name, self._call.failures), *rest]
 
@@ -264,7 +383,9 @@ class Attempt:
         if not self.passes_through:
             assert self._stream is not None  # noqa: S101
             self._stream.finished()
-        self.end("answered")
+        if self._permits:
+            usage = self._stream.usage if self._stream is not None else None
+            self._give_back("answered", usage=usage)
 
     def failed(self, error: BaseException) -> bool:
         """Something was raised: by the model, or by whoever cancelled or closed the attempt.
@@ -280,7 +401,7 @@ class Attempt:
         if isinstance(error, Exception):
             error = as_verdict(error)
         if not isinstance(error, Exception) or not call.routing.handles(error):
-            self.end("neutral")
+            self.end()
             return False
         target = self.target
         failure = FailedAttempt(target.model_name, target.provider, error, target.secrets)
@@ -289,7 +410,7 @@ class Attempt:
         is_timeout = type(error) is ModelTimeoutError
         if is_timeout and self._is_cut_by_call:
             call.is_cut_short()
-            self.end("neutral")
+            self.end()
         elif self._permits:
             self._count(error)
         if self.has_answered and is_timeout:
@@ -300,23 +421,28 @@ class Attempt:
 
     def _count(self, error: Exception) -> None:
         """Give the permits back with what an error says about the deployment."""
-        clock = self._call.routing.clock
         if is_wrong_event_loop(error):
             self._call.routing.listener.wrong_event_loop(self.target.model_name)
-        if is_neutral(error):
-            self.end("neutral")
-        else:
-            asked = retry_after(error, clock.now())
-            outcome = Outcome("failed", clock.monotonic(), asked, is_account_fault(error))
-            self._give_back(outcome)
+        self._give_back(
+            "neutral" if is_neutral(error) else "failed",
+            retry_after=retry_after(error, self._call.routing.clock.now()),
+            is_account_fault=is_account_fault(error),
+            status=provider_status(error),
+        )
 
-    def end(self, kind: Literal["answered", "neutral"]) -> None:
-        """Give the permits back, unless they have been."""
+    def end(self) -> None:
+        """Give the permits back, unless they have been; it says nothing about the deployment."""
         if self._permits:
-            self._give_back(Outcome(kind, self._call.routing.clock.monotonic()))
+            self._give_back("neutral")
 
-    def _give_back(self, outcome: Outcome) -> None:
+    def _give_back(self, kind: Literal["answered", "failed", "neutral"], **facts: Any) -> None:
         permits, self._permits = self._permits, ()
+        now, begun, latency = self._call.routing.clock.monotonic(), self._begun, self._latency
+        if latency is None and begun is not None and kind != "neutral":
+            latency = now - begun
+        outcome = Outcome(
+            kind, now, latency, self._call.is_stream, has_begun=begun is not None, **facts
+        )
         for permit in permits:
             permit.give_back(outcome)
 
@@ -330,7 +456,8 @@ class Attempt:
             guard: The guards' `stream` or `astream`.
             *args: What it takes beside the stream and its patience.
         """
-        self._stream = StreamedAnswer(self._call.routing.rules.reject)
+        rejects = self._call.routing.rules.reject
+        self._stream = StreamedAnswer(rejects, counts_tokens=self.target.counts_tokens)
         return guard(chunks, self._patience, *args) if self.is_limited else chunks
 
     @property

@@ -4,7 +4,7 @@ import json
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime, time, timedelta
 from functools import cached_property
-from typing import Any, Literal, NotRequired, Self, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.load import dumpd
@@ -12,6 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SkipValidation,
     ValidationError,
     field_validator,
@@ -50,6 +51,11 @@ class DeploymentDict(TypedDict):
     time_constraints: NotRequired[Sequence[Window] | None]
     timeout: NotRequired[float | timedelta | None]
     stall_timeout: NotRequired[float | timedelta | None]
+    weight: NotRequired[float]
+    tier: NotRequired[int]
+    rpm: NotRequired[float | None]
+    tpm: NotRequired[float | None]
+    max_concurrency: NotRequired[int | None]
 
 
 class ModelDeployment(BaseModel):
@@ -65,6 +71,12 @@ class ModelDeployment(BaseModel):
         timeout: Seconds (or a `timedelta`) one attempt may take; in a stream, until the first real
             chunk.
         stall_timeout: Seconds (or a `timedelta`) that may pass between two chunks of a stream.
+        weight: Its share of the load among the deployments of its tier, relative to theirs.
+        tier: Deployments of a lower tier are tried first.
+        rpm: Requests a minute that it is asked, every attempt counted; where there is no room the
+            call goes to another deployment.
+        tpm: Tokens a minute, of input and output; estimated ahead, corrected by what was used.
+        max_concurrency: The most attempts at once.
 
     Raises:
         ValidationError: If a value is malformed or a key unknown.
@@ -79,6 +91,11 @@ class ModelDeployment(BaseModel):
     time_constraints: tuple[TimeWindow, ...] = ()
     timeout: Seconds | None = None
     stall_timeout: Seconds | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    tier: int = 0
+    rpm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    tpm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_concurrency: Annotated[int, Field(ge=1)] | None = None
 
     @written_out
     def __init__(
@@ -89,6 +106,11 @@ class ModelDeployment(BaseModel):
         time_constraints: Sequence[Window] | None = None,
         timeout: float | timedelta | None = None,
         stall_timeout: float | timedelta | None = None,
+        weight: float = 1.0,
+        tier: int = 0,
+        rpm: float | None = None,
+        tpm: float | None = None,
+        max_concurrency: int | None = None,
     ) -> None: ...
 
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.

@@ -42,13 +42,15 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
     model_preference: str | None = None
     model_fallback: bool = True
     translate_history: bool = True
+    affinity: str | None = None
 
     @property
     def _routing(self) -> Routing:
         raise NotImplementedError
 
-    def _call(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Call:
+    def _call(self, run: Run, kwargs: dict[str, Any], *, is_stream: bool = False) -> Call:
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
+        config, affinity = run.config, None
         preference = _setting(PREFERENCE, config, kwargs)
         fallback = _setting(FALLBACK, config, kwargs)
         if kwargs:
@@ -57,7 +59,16 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
             preference = self.model_preference
         if fallback is None:
             fallback = self.model_fallback
-        return Call(self._routing, preference, fallback=fallback)
+        if self.affinity is not None and config is not None:
+            affinity = (config.get("configurable") or {}).get(self.affinity)
+        return Call(
+            self._routing,
+            run.input,
+            preference,
+            fallback=fallback,
+            affinity=affinity,
+            is_stream=is_stream,
+        )
 
     @override
     def invoke(
@@ -71,7 +82,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.output  # type: ignore[no-any-return]
 
     def _invoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
-        call = self._call(run.config, kwargs)
+        call = self._call(run, kwargs)
         guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):
@@ -104,7 +115,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.output  # type: ignore[no-any-return]
 
     async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
-        call, before = self._call(run.config, kwargs), cancellations()
+        call, before = self._call(run, kwargs), cancellations()
         guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):
@@ -133,7 +144,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.recorded(chunks) if run.has_listeners else chunks
 
     def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
-        call = self._call(run.config, kwargs)
+        call = self._call(run, kwargs, is_stream=True)
         guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):
@@ -167,7 +178,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         return run.arecorded(chunks) if run.has_listeners else chunks
 
     async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
-        call, before = self._call(run.config, kwargs), cancellations()
+        call, before = self._call(run, kwargs, is_stream=True), cancellations()
         guards = call.routing.guards
         for step in call.steps():
             if isinstance(step, Wait):

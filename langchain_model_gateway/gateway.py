@@ -4,25 +4,27 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.load import InitValidator, Serializable
 from langchain_core.load.serializable import SerializedConstructor
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.utils import get_unique_config_specs
-from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 from typing_extensions import override
 
 from langchain_model_gateway import diagnosis, display, loading, serialization
 from langchain_model_gateway._arguments import (
     CLASS_NOT_INSTANCE,
+    AnySeconds,
     Seconds,
     shown,
     unknown_name,
     written_out,
 )
 from langchain_model_gateway._text import one_line
+from langchain_model_gateway.balance import Balance
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
@@ -73,6 +75,13 @@ class GatewayRunnable(RoutedCalls):
             in a stream asked at its end). What such a function raises is raised to the caller.
         translate_history: Whether messages that another kind of client made, and cache marks that
             a client does not know, are translated for it.
+        balance: How deployments of one tier share the load: "weighted" (in turn), "least_busy" or
+            "fastest"; if left out, list order.
+        affinity: The key of `config["configurable"]` whose value, such as a thread's id, goes to
+            the same deployment as long as it can.
+        max_wait: The most seconds (or a `timedelta`) to wait for room in the limits where all are
+            limited (if left out, none is waited for), or for a place where all are full (if left
+            out, as long as it takes).
         name: What its runs are called in a trace.
 
     Raises:
@@ -103,6 +112,9 @@ class GatewayRunnable(RoutedCalls):
     timeout: Seconds | None = None
     reject: frozenset[Rejection | RejectFunction] = frozenset()
 
+    balance: Balance | None = None
+    max_wait: Annotated[AnySeconds, Field(ge=0)] | None = None
+
     _memory: Memory = PrivateAttr(default_factory=Memory)
     _clock: Clock = PrivateAttr(default_factory=SystemClock)
     _guards: Guards = PrivateAttr(default_factory=Guards)
@@ -123,6 +135,9 @@ class GatewayRunnable(RoutedCalls):
         timeout: float | timedelta | None = None,
         reject: Collection[Rejection | RejectFunction] | Rejection | RejectFunction = (),
         translate_history: bool = True,
+        balance: Balance | None = None,
+        affinity: str | None = None,
+        max_wait: float | timedelta | None = None,
         name: str | None = None,
     ) -> None: ...
 
@@ -199,6 +214,8 @@ class GatewayRunnable(RoutedCalls):
             timeout=self.timeout,
             reject=self.reject,
             translate_history=self.translate_history,
+            balance=self.balance,
+            max_wait=self.max_wait,
         )
         return Routing.of(self.models, rules, self._memory, self._clock, self._guards)
 

@@ -58,14 +58,14 @@ class Worker:
 class Hanging:
     """The abandoned calls of one deployment that still run."""
 
-    __slots__ = ("_count", "_lock")
+    __slots__ = ("_lock", "count")
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forget them: a forked process does not have their threads."""
-        self._count, self._lock = 0, Lock()
+        self.count, self._lock = 0, Lock()
 
     def worker(self) -> Worker:
         """A thread for one more call.
@@ -73,19 +73,19 @@ class Hanging:
         Raises:
             ModelTimeoutError: If too many still run.
         """
-        if self._count >= MOST_ABANDONED:
-            raise ModelTimeoutError(f"{self._count} earlier calls are still hanging")
+        if self.count >= MOST_ABANDONED:
+            raise ModelTimeoutError(f"{self.count} earlier calls are still hanging")
         return Worker()
 
     def abandon(self, future: "Future[Any]") -> None:
         """Count a call until it ends."""
         with self._lock:
-            self._count += 1
+            self.count += 1
         future.add_done_callback(self._ended)
 
     def _ended(self, _: "Future[Any]") -> None:
         with self._lock:
-            self._count -= 1
+            self.count -= 1
 
 
 class Guards:

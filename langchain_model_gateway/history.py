@@ -42,6 +42,10 @@ class Deployment(Protocol):
     def client(self) -> Client | None:
         """What kind of client it has."""
 
+    @property
+    def model_name(self) -> str:
+        """Its name."""
+
 
 # Where a client keeps its mark: a keyword, a key of a content block, or a block of its own.
 _ANTHROPIC_MARKS: Final = frozenset({"cache_control"})
@@ -174,7 +178,10 @@ def _is_foreign(
         return not is_own
     is_stored = metadata.get("object") == "response"
     # Where each request decides, the next will decide as the one before.
-    stores = maker is target and is_stored if client.stores is None else client.stores
+    if client.stores is None:
+        stores = maker is not None and maker.model_name == target.model_name and is_stored
+    else:
+        stores = client.stores
     return is_stored != stores
 
 

@@ -3,21 +3,25 @@
 Sans-I/O: nothing here waits or does input or output; time comes from outside.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from operator import itemgetter
-from typing import Any, NamedTuple
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from typing import Any, Final, NamedTuple
 
 from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway._arguments import unknown_name
-from langchain_model_gateway.admission import Admission, Closed, Moment, Permit
+from langchain_model_gateway.admission import Admission, Closed, Moment, Outcome, Permit, Size
 from langchain_model_gateway.admission.cooldown import Cooldown
+from langchain_model_gateway.admission.limits import Limits
+from langchain_model_gateway.admission.places import Load, Places
 from langchain_model_gateway.admission.windows import Windows
 from langchain_model_gateway.answers import is_callers_bug
+from langchain_model_gateway.balance import Balance, Turn, draw, ranked
 from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
@@ -27,6 +31,9 @@ from langchain_model_gateway.policies import CooldownPolicy, RejectFunction, Rej
 from langchain_model_gateway.secrets import secret_values
 from langchain_model_gateway.state import DeploymentState, Memory
 from langchain_model_gateway.timing import Clock
+from langchain_model_gateway.wrappers import max_output
+
+_FAR: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class RoutingPlan(NamedTuple):
@@ -65,14 +72,16 @@ class Rules(NamedTuple):
     timeout: float | None
     reject: frozenset[Rejection | RejectFunction]
     translate_history: bool
+    balance: Balance | None
+    max_wait: float | None
 
 
 class Target:
     """A deployment, ready to be asked: what its calls need, worked out once."""
 
     __slots__ = (
-        *("_deployment", "admissions", "client", "hanging", "model", "model_name"),
-        *("provider", "stall_timeout", "timeout"),
+        *("_deployment", "admissions", "client", "counts_tokens", "hanging", "load", "model"),
+        *("model_name", "provider", "stall_timeout", "tier", "timeout", "turn", "weight"),
     )
 
     def __init__(
@@ -85,7 +94,12 @@ class Target:
         self.provider = deployment.provider
         self.timeout = deployment.timeout
         self.stall_timeout = deployment.stall_timeout
+        self.tier: float = deployment.tier
+        self.weight = deployment.weight
+        self.counts_tokens = deployment.tpm is not None
         self.hanging: Hanging = state.hanging
+        self.load: Load = state.load
+        self.turn: Turn = state.turn
         admissions: list[Admission] = []
         if deployment.time_constraints:
             admissions.append(Windows(deployment.time_constraints))
@@ -93,23 +107,41 @@ class Target:
             admissions.append(
                 Cooldown(self.model_name, state.circuit, rules.cooldown, self.timeout, listener)
             )
+        if deployment.rpm is not None or deployment.tpm is not None:
+            most = max_output(deployment.model)
+            admissions.append(Limits(state.usage, deployment.rpm, deployment.tpm, most))
+        if deployment.max_concurrency is not None or rules.balance in {"least_busy", "fastest"}:
+            admissions.append(Places(state.load, deployment.max_concurrency))
         self.admissions = tuple(admissions)
 
-    def closed(self, at: Moment) -> Closed | None:
+    def closed(self, at: Moment, size: Size) -> Closed | None:
         """Why it may not be asked at a moment; `None` if it may."""
-        found = (admission.closed(at) for admission in self.admissions)
-        return next((closed for closed in found if closed is not None), None)
+        for admission in self.admissions:
+            if (closed := admission.closed(at, size)) is not None:
+                return closed
+        return None
 
-    def enter(self, at: Moment, *, is_last_resort: bool = False) -> tuple[Permit, ...] | Closed:
+    def enter(
+        self, at: Moment, size: Size, *, is_last_resort: bool = False
+    ) -> tuple[Permit, ...] | Closed:
         """Take the permits for one attempt, or learn why there are none."""
         permits: tuple[Permit, ...] = ()
         for admission in self.admissions:
-            entry = admission.enter(at, is_last_resort=is_last_resort)
+            entry = admission.enter(at, size, is_last_resort=is_last_resort)
             if isinstance(entry, Closed):
+                unused = Outcome("neutral", at.monotonic, has_begun=False)
+                for permit in permits:
+                    permit.give_back(unused)
                 return entry
             if entry is not None:
                 permits += (entry,)
         return permits
+
+    def in_front(self) -> "Target":
+        """This one in a tier of its own, before all others."""
+        target = copy(self)
+        target.tier = float("-inf")
+        return target
 
     def asked_for(self, path: str) -> "Target":
         """This one in a call that prefers `path`: a gateway inside prefers its own part of it."""
@@ -130,11 +162,18 @@ class Target:
 
 
 class Choice(NamedTuple):
-    """A deployment that may be asked now."""
+    """A deployment that may be asked now, or after the wait that its permits say."""
 
     target: Target
     permits: tuple[Permit, ...]
     is_last_resort: bool
+
+
+class Full(NamedTuple):
+    """A deployment that may be asked when it has a place again."""
+
+    target: Target
+    closed: Closed
 
 
 @dataclass(frozen=True)
@@ -170,11 +209,14 @@ class Routing:
         """The present."""
         return Moment(self.clock.now(), self.clock.monotonic())
 
-    def order(self, preference: object, *, is_only: bool = False) -> tuple[Target, ...]:
+    def order(
+        self, preference: object, affinity: object = None, *, is_only: bool = False
+    ) -> Sequence[Target]:
         """The deployments in the order to try them: first the one a caller asked for, if any.
 
         Args:
             preference: The name to try first.
+            affinity: What is always tried in the same order, inside each tier.
             is_only: Whether to try no other than the one asked for.
 
         Raises:
@@ -183,15 +225,19 @@ class Routing:
         if is_only and preference is not None:
             preferred = self._named(preference, is_strict=True)
             return () if preferred is None else (preferred.asked_for(str(preference)),)
+        if affinity is not None:
+            tiers = groupby(self.order(preference), key=attrgetter("tier"))
+            return [target for _, tier in tiers for target in ranked([*tier], affinity)]
         try:
             return self._orders[preference]
         except (KeyError, TypeError):  # not asked for before, or not even hashable
-            order = tuple(self.targets.values())
+            order = tuple(sorted(self.targets.values(), key=attrgetter("tier")))
         if preference is not None:
             preferred = self._named(preference, is_strict=self.rules.strict_preference)
             if preferred is None:
                 return self.order(None)
-            order = (preferred, *(each for each in order if each is not preferred))
+            others = (each for each in order if each is not preferred)
+            order = (preferred.in_front(), *others)
             order = tuple(each.asked_for(str(preference)) for each in order)
         return self._orders.setdefault(preference, order)
 
@@ -214,6 +260,18 @@ class Routing:
             return False
         return isinstance(error, self.rules.exceptions_to_handle) and not is_control_flow(error)
 
+    def pick(
+        self, pending: Sequence[Target], at: Moment, size: Size, *, streams: bool, advance: bool
+    ) -> Target:
+        """The one of the first tier's deployments that is asked next: one that may be, if any."""
+        first = pending[0]
+        tier = [each for each in pending if each.tier == first.tier]
+        candidates = [each for each in tier if each.closed(at, size) is None]
+        if self.rules.balance is None or not candidates:
+            return first
+        uniform, now = self.clock.uniform, at.monotonic
+        return draw(self.rules.balance, candidates, uniform, now, streams=streams, advance=advance)
+
     def plan(self, preference: object, at: datetime | None = None) -> RoutingPlan:
         """What a call now, or at that moment, would do, if nothing else happens until then."""
         present = self.moment()
@@ -222,51 +280,79 @@ class Routing:
         deferred: list[SkippedModel] = []
 
         def look(target: Target, at: Moment, *, is_last_resort: bool = False) -> Any:
-            closed = target.closed(at)
-            if closed is None or closed.is_final:
+            closed = target.closed(at, no_size)
+            if closed is None or closed.kind == "restricted":
                 return closed or ()
             if not is_last_resort:
                 deferred.append(target.skip(closed))
                 return closed
             return ()
 
-        choices = list(route([*self.order(preference)], lambda: present, look))
+        def pick(pending: Sequence[Target], at: Moment) -> Target:
+            return self.pick(pending, at, no_size, streams=False, advance=False)
+
+        choices = list(route(self.order(preference), lambda: present, look, pick))
         return RoutingPlan(
-            order=tuple(c.target.model_name for c in choices if isinstance(c, Choice)),
+            order=tuple(c.target.model_name for c in choices if not isinstance(c, SkippedModel)),
             skipped=tuple(c for c in choices if isinstance(c, SkippedModel)),
             deferred=tuple(deferred),
             at=present.now,
         )
 
 
+def no_size() -> int:
+    """The tokens of no input."""
+    return 0
+
+
 def route(
-    pending: list[Target],
+    order: Sequence[Target],
     moment: Callable[[], Moment],
     enter: Callable[..., tuple[Permit, ...] | Closed],
-) -> Iterator[Choice | SkippedModel]:
+    pick: Callable[[Sequence[Target], Moment], Target] | None,
+) -> Iterator[Choice | SkippedModel | Full]:
     """Yield each deployment when its turn has come, or a `SkippedModel` if it may not be tried.
 
     Lazy: the clock is looked at just before an attempt, and a call whose first choice answers looks
-    at no other. Those that are closed, but not for good, come last, the soonest to open first.
+    at no other. After those that are open come the limited, then those in cooldown, each the
+    soonest to open first; those that are full come last, as they cannot be asked at all.
 
     Args:
-        pending: The deployments in order; each is taken out when its turn has come.
+        order: The deployments, of lower tiers first.
         moment: The clock.
         enter: `Target.enter`, or what only looks.
+        pick: Which one of those that are left is next; `None`: the first.
     """
-    deferred: list[tuple[datetime, Target]] = []
-    while pending:
-        target = pending.pop(0)
+    deferred: list[tuple[bool, datetime, Target]] = []
+    full: list[Full] = []
+    for target in order if pick is None else _picked(order, moment, pick):
         entry = enter(target, moment()) if target.admissions else ()
         if not isinstance(entry, Closed):
             yield Choice(target, entry, is_last_resort=False)
-        elif entry.is_final:
+        elif entry.kind == "restricted":
             yield target.skip(entry)
+        elif entry.kind == "full":
+            full.append(Full(target, entry))
         else:
-            deferred.append((entry.until or datetime.max.replace(tzinfo=UTC), target))
-    for _, target in sorted(deferred, key=itemgetter(0)):
+            deferred.append((entry.kind == "cooldown", entry.until or _FAR, target))
+    for _, _, target in sorted(deferred, key=itemgetter(0, 1)):
         entry = enter(target, moment(), is_last_resort=True)
-        if isinstance(entry, Closed):
-            yield target.skip(entry)
-        else:
+        if not isinstance(entry, Closed):
             yield Choice(target, entry, is_last_resort=True)
+        elif entry.kind == "full":
+            full.append(Full(target, entry))
+        else:
+            yield target.skip(entry)
+    yield from full
+
+
+def _picked(
+    order: Sequence[Target],
+    moment: Callable[[], Moment],
+    pick: Callable[[Sequence[Target], Moment], Target],
+) -> Iterator[Target]:
+    pending = [*order]
+    while pending:
+        target = pick(pending, moment())
+        pending.remove(target)
+        yield target

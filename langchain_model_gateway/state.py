@@ -7,17 +7,30 @@ import os
 from weakref import WeakSet
 
 from langchain_model_gateway.admission.cooldown import Circuit
+from langchain_model_gateway.admission.limits import Usage
+from langchain_model_gateway.admission.places import Load
+from langchain_model_gateway.balance import Turn
 from langchain_model_gateway.guards import Hanging
 
 
 class DeploymentState:
     """What is remembered of one deployment."""
 
-    __slots__ = ("circuit", "hanging")
+    __slots__ = ("circuit", "hanging", "load", "turn", "usage")
 
     def __init__(self) -> None:
         self.circuit = Circuit()
         self.hanging = Hanging()
+        self.load = Load(self.hanging)
+        self.turn = Turn()
+        self.usage = Usage()
+
+    def after_fork(self) -> None:
+        """Forget the threads that a forked process does not have, and the locks they may hold."""
+        self.circuit.renew_lock()
+        self.hanging.reset()
+        self.load.reset()
+        self.usage.renew_lock()
 
 
 class Memory:
@@ -28,13 +41,14 @@ class Memory:
         _memories.add(self)
 
     def __getitem__(self, model_name: str) -> DeploymentState:
-        return self._deployments.setdefault(model_name, DeploymentState())
+        if (state := self._deployments.get(model_name)) is None:
+            state = self._deployments.setdefault(model_name, DeploymentState())
+        return state
 
     def after_fork(self) -> None:
-        """Forget the threads that a forked process does not have, and the locks they may hold."""
+        """Make each deployment's state usable in a forked process."""
         for state in self._deployments.values():
-            state.circuit.renew_lock()
-            state.hanging.reset()
+            state.after_fork()
 
 
 _memories: "WeakSet[Memory]" = WeakSet()

@@ -28,6 +28,14 @@ _ENDED_BY: Final[Mapping[str, frozenset[str]]] = {
     ),
 }
 
+# What the clients call the most tokens of an answer.
+_MAX_OUTPUT_KEYS: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "num_predict",
+)
+
 # Wishes that a model can do without, and the clients whose `**kwargs` take them only to fail with
 # every call: seen with langchain-aws 1.9, -cohere 0.6, -google-genai 4.4, -huggingface 1.2 and
 # -ollama 1.1.
@@ -65,6 +73,18 @@ def innermost(runnable: AnyRunnable) -> AnyRunnable:
         return found[0]
     models = [each for each in found if isinstance(each, BaseLanguageModel)]
     return (models or found)[-1]
+
+
+def max_output(runnable: AnyRunnable) -> int | None:
+    """The most tokens that a model answers with, as its bindings or the model itself say."""
+    bound = runnable.kwargs if isinstance(runnable, RunnableBindingBase) else {}
+    own = [bound.get(key) for key in _MAX_OUTPUT_KEYS]
+    if not within(runnable):
+        own += [getattr(runnable, key, None) for key in _MAX_OUTPUT_KEYS]
+    found = next((each for each in own if isinstance(each, int) and each > 0), None)
+    if found is not None:
+        return found
+    return next((most for each in within(runnable) if (most := max_output(each))), None)
 
 
 @dataclass(frozen=True, slots=True)

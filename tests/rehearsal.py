@@ -477,18 +477,18 @@ class Oracle:
     def _try_all(self, preference: str | None) -> None:
         everyone = sorted(self.rules.deployments, key=lambda each: each.name != preference)
         at_rest = []
-        for position, deployment in enumerate(everyone, 1):
+        for deployment in everyone:
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
             elif self._rests(deployment):
                 at_rest.append((self.health[deployment.name].wakes_at, deployment))
             else:
-                self._try(deployment, everyone[position:], is_last_resort=False)
+                self._try(deployment, everyone, is_last_resort=False)
         for _, deployment in sorted(at_rest, key=lambda each: each[0]):
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
             else:
-                self._try(deployment, [], is_last_resort=True)
+                self._try(deployment, everyone, is_last_resort=True)
         if not self.failures:
             raise _Over("nobody", self.skipped, self._first_available(), True)
         self._fail()
@@ -498,7 +498,7 @@ class Oracle:
         raise _Over("failed", self.failures, self.skipped, may_help)
 
     def _try(
-        self, deployment: Deployment, waiting: list[Deployment], *, is_last_resort: bool
+        self, deployment: Deployment, everyone: list[Deployment], *, is_last_resort: bool
     ) -> None:
         attempts = self.rules.retry["max_attempts"] if self.rules.retry else 1
         for attempt in range(1, attempts + 1):
@@ -507,7 +507,7 @@ class Oracle:
                 self._fail()
             if attempt == attempts or kind not in WORTH_A_RETRY:
                 return
-            wait = self._wait(attempt, outcome if kind == outcome.kind else None, waiting)
+            wait = self._wait(attempt, outcome if kind == outcome.kind else None, everyone)
             if wait is None:
                 return
             # One that may not be asked by then is not waited for.
@@ -520,14 +520,16 @@ class Oracle:
             self.time = then
 
     def _wait(
-        self, attempt: int, outcome: Outcome | None, waiting: list[Deployment]
+        self, attempt: int, outcome: Outcome | None, everyone: list[Deployment]
     ) -> float | None:
         rules = self.rules.retry
         assert rules
         asked = self._retry_after(outcome)
         if asked is not None and asked > rules["max_retry_after"]:
             return None
-        is_free = [not self._is_restricted(d) and not self._rests(d) for d in waiting]
+        tried = {name for name, _ in self.failures}
+        untried = [each for each in everyone if each.name not in tried]
+        is_free = [not self._is_restricted(d) and not self._rests(d) for d in untried]
         if asked is not None and asked > rules["max_delay"] and any(is_free):
             return None
         longest = min(rules["max_delay"], rules["initial_delay"] * 2 ** (attempt - 1))

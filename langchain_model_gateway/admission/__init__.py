@@ -1,11 +1,15 @@
-"""Who may be asked now: restricted hours and cooldown, behind one protocol.
+"""Who may be asked now: restricted hours, cooldown and limits, behind one protocol.
 
 A call asks to enter a deployment at a moment. It gets a permit, or learns why the deployment is
 closed and until when; each permit is given back with the outcome of its attempt.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple, Protocol
+
+Size = Callable[[], int]
+"""The tokens of a call's input, counted when this is first called."""
 
 
 class Moment(NamedTuple):
@@ -23,14 +27,15 @@ class Closed(NamedTuple):
     """Why a deployment may not be asked now.
 
     Attributes:
+        kind: What closes it. Who is "restricted" is not asked at all, and who is "full" waits for a
+            place; the others may be asked as the last resort.
         reason: The reason in words.
         until: The last moment this holds; `None` if no end is in sight.
-        is_final: Whether it may not even be asked as the last resort.
     """
 
+    kind: Literal["restricted", "limited", "cooldown", "full"]
     reason: str
     until: datetime | None
-    is_final: bool = False
 
 
 class Outcome(NamedTuple):
@@ -39,18 +44,32 @@ class Outcome(NamedTuple):
     Attributes:
         kind: "neutral" says nothing about the deployment: cancelled, or the request's own fault.
         at: When it ended, in monotonic seconds.
+        latency: The seconds to the answer, or to the first real chunk; `None` if there was none.
+        is_stream: Whether it was a stream.
+        has_begun: Whether the deployment was asked at all.
         retry_after: The seconds that the server asked to wait.
         is_account_fault: Whether the account or the key is to blame, so that waiting is no help.
+        status: The HTTP status that the server answered with, if it failed with one.
+        usage: The tokens of input and output that the provider counted, if it told.
     """
 
     kind: Literal["answered", "failed", "neutral"]
     at: float
+    latency: float | None = None
+    is_stream: bool = False
+    has_begun: bool = True
     retry_after: float | None = None
     is_account_fault: bool = False
+    status: int | None = None
+    usage: tuple[int, int] | None = None
 
 
 class Permit(Protocol):
     """Permission for one attempt, against which its outcome is recorded."""
+
+    @property
+    def wait(self) -> float:
+        """The seconds to wait before the attempt; more than 0 for a booking only."""
 
     def give_back(self, outcome: Outcome) -> None:
         """The attempt has ended."""
@@ -59,13 +78,14 @@ class Permit(Protocol):
 class Admission(Protocol):
     """One thing that can keep a deployment from being asked."""
 
-    def closed(self, at: Moment) -> Closed | None:
+    def closed(self, at: Moment, size: Size) -> Closed | None:
         """Why the deployment may not be asked at a moment, taking nothing; `None` if it may."""
 
-    def enter(self, at: Moment, *, is_last_resort: bool = False) -> Permit | Closed | None:
+    def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> Permit | Closed | None:
         """Take a place for one attempt; `None` if there is nothing to give back.
 
         Args:
             at: The moment.
-            is_last_resort: Whether to let it in unless the reason is final.
+            size: The tokens of the call's input.
+            is_last_resort: Whether to let it in although it is limited or in cooldown.
         """

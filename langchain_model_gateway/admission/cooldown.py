@@ -7,12 +7,13 @@ outside. A lock is held for a few assignments, never while a model is called.
 from collections import deque
 from datetime import timedelta
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from langchain_model_gateway.admission import Closed, Moment, Outcome
+from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
 from langchain_model_gateway.policies import CooldownPolicy
 
-_NEVER = float("-inf")
+_NEVER: Final = float("-inf")
+_REASON: Final = "in cooldown after failures"
 
 
 class Ticket(NamedTuple):
@@ -165,20 +166,21 @@ class Cooldown:
         self.listener = listener
         self._lease = policy.duration if timeout is None else timeout
 
-    def closed(self, at: Moment) -> Closed | None:
+    def closed(self, at: Moment, size: Size) -> Closed | None:
         """The cooldown at a moment, with its end, if there is one."""
+        del size
         until = self.circuit.closed_until(at.monotonic)
         if until is None:
             return None
         ends = at.now + timedelta(seconds=until - at.monotonic)
-        return Closed("in cooldown after failures", ends)
+        return Closed("cooldown", _REASON, ends)
 
-    def enter(self, at: Moment, *, is_last_resort: bool = False) -> "CooldownPermit | Closed":
+    def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "CooldownPermit | Closed":
         """Let an attempt in: while closed, as the probe, or as the last resort."""
         ticket = self.circuit.try_acquire(at.monotonic, self._lease, is_last_resort=is_last_resort)
         if ticket is not None:
             return CooldownPermit(self, ticket)
-        return self.closed(at) or Closed("in cooldown after failures", at.now)
+        return self.closed(at, size) or Closed("cooldown", _REASON, at.now)
 
 
 class CooldownPermit(NamedTuple):
@@ -186,6 +188,7 @@ class CooldownPermit(NamedTuple):
 
     cooldown: Cooldown
     ticket: Ticket
+    wait: float = 0.0
 
     def give_back(self, outcome: Outcome) -> None:
         """The attempt has ended."""

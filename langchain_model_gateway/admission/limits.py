@@ -1,0 +1,198 @@
+"""Rate limits as an admission: requests and tokens a minute.
+
+Each limit is one number, by the Generic Cell Rate Algorithm (ITU-T I.371): the moment at which all
+that was taken will have flowed off. So waits are exact, places are booked ahead in the order asked
+for, and tokens that are counted after the fact are charged or paid back. That last is why this is
+our own arithmetic: `limits`, `pyrate-limiter`, `throttled-py`, `aiolimiter` and langchain-core's
+limiter drop them.
+"""
+
+from datetime import timedelta
+from threading import Lock
+from typing import Any, Final, NamedTuple
+
+from langchain_core.messages import convert_to_messages
+from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.prompt_values import PromptValue
+
+from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
+
+_NEVER: Final = float("-inf")
+_TOO_MANY_REQUESTS: Final = 429
+# A moment that was told as the end of a wait is the end of it, whatever was rounded.
+_ROUNDING: Final = 1e-6
+
+
+class Usage:
+    """What was taken from one deployment's limits, and what its answers are like."""
+
+    __slots__ = ("_lock", "_outputs", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = self.tokens = _NEVER
+        """When all that was taken will have flowed off."""
+        self._outputs: float | None = None
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Make a new lock: in a forked process the old one may be held by nobody."""
+        self._lock = Lock()
+
+    @property
+    def lock(self) -> Lock:
+        """Held for a few assignments."""
+        return self._lock
+
+    @property
+    def mean_output(self) -> float:
+        """The tokens of a recent answer."""
+        return self._outputs or 0.0
+
+    def note_output(self, tokens: int) -> None:
+        """An answer had so many tokens."""
+        known = self._outputs
+        self._outputs = float(tokens) if known is None else known + 0.1 * (tokens - known)
+
+
+class Rate(NamedTuple):
+    """So many requests or tokens a minute, evenly, with a small burst.
+
+    The burst is a tenth of a minute's amount, or five where that is less: providers enforce
+    seconds, whatever they say of minutes.
+    """
+
+    per_minute: float
+
+    @property
+    def interval(self) -> float:
+        """The seconds in which one flows off."""
+        return 60.0 / self.per_minute
+
+    @property
+    def burst(self) -> float:
+        """How many may be taken at once."""
+        return max(self.per_minute / 10, min(self.per_minute, 5.0))
+
+    def wait(self, ends: float, now: float, amount: float) -> float:
+        """The seconds until so much may be taken; what is larger than the burst goes alone."""
+        room = self.burst - min(amount, self.burst)
+        return max(0.0, max(ends, now) - room * self.interval - now)
+
+    def taken(self, ends: float, now: float, amount: float) -> float:
+        """The new end after taking so much; a negative amount pays back."""
+        return max(ends, now) + amount * self.interval
+
+
+class Limits:
+    """One deployment's limits.
+
+    Args:
+        usage: What was taken from them.
+        rpm: Requests a minute.
+        tpm: Tokens a minute.
+        max_output: The most tokens that the model answers with, if it says.
+    """
+
+    __slots__ = ("_max_output", "_rpm", "_tpm", "usage")
+
+    def __init__(
+        self, usage: Usage, rpm: float | None, tpm: float | None, max_output: int | None
+    ) -> None:
+        self.usage = usage
+        self._rpm = None if rpm is None else Rate(rpm)
+        self._tpm = None if tpm is None else Rate(tpm)
+        self._max_output = max_output
+
+    def closed(self, at: Moment, size: Size) -> Closed | None:
+        """The limit that is reached at a moment, with when there is room again."""
+        return self._closed(at, self._estimate(size))
+
+    def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "LimitsPermit | Closed":
+        """Take what the attempt needs; as the last resort, book it ahead."""
+        tokens, now, usage = self._estimate(size), at.monotonic, self.usage
+        with usage.lock:
+            closed = self._closed(at, tokens)
+            if closed is not None and not is_last_resort:
+                return closed
+            wait = max(self._waits(now, tokens))
+            self._take(now, 1, tokens)
+        return LimitsPermit(self, tokens, wait)
+
+    def settle(self, tokens: int, outcome: Outcome) -> None:
+        """An attempt that had taken so many tokens has ended."""
+        usage, now = self.usage, outcome.at
+        with usage.lock:
+            if not outcome.has_begun:
+                self._take(now, -1, -tokens)
+            elif outcome.usage is not None:
+                self._take(now, 0, sum(outcome.usage) - tokens)
+                usage.note_output(outcome.usage[1])
+            elif outcome.status is not None:  # it was refused: nothing was generated
+                self._take(now, 0, -tokens)
+            if outcome.status == _TOO_MANY_REQUESTS and outcome.retry_after:
+                self._fill(now + outcome.retry_after)
+
+    def _estimate(self, size: Size) -> int:
+        if self._tpm is None:
+            return 0
+        output = self._max_output or self.usage.mean_output
+        return size() + round(output)
+
+    def _waits(self, now: float, tokens: int) -> tuple[float, float]:
+        usage, rpm, tpm = self.usage, self._rpm, self._tpm
+        return (
+            0.0 if rpm is None else rpm.wait(usage.requests, now, 1),
+            0.0 if tpm is None else tpm.wait(usage.tokens, now, tokens),
+        )
+
+    def _closed(self, at: Moment, tokens: int) -> Closed | None:
+        for_request, for_tokens = self._waits(at.monotonic, tokens)
+        wait = max(for_request, for_tokens)
+        if wait <= _ROUNDING:
+            return None
+        rate, what = (self._rpm, "requests") if for_request >= for_tokens else (self._tpm, "tokens")
+        assert rate is not None  # noqa: S101
+        reason = f"limited, {rate.per_minute:,.15g} {what} a minute"
+        return Closed("limited", reason, at.now + timedelta(seconds=wait))
+
+    def _take(self, now: float, requests: int, tokens: int) -> None:
+        """Take, or pay back. The lock is held."""
+        usage = self.usage
+        if self._rpm is not None and requests:
+            usage.requests = self._rpm.taken(usage.requests, now, requests)
+        if self._tpm is not None and tokens:
+            usage.tokens = self._tpm.taken(usage.tokens, now, tokens)
+
+    def _fill(self, until: float) -> None:
+        """Leave no room before a moment. The lock is held."""
+        usage = self.usage
+        if self._rpm is not None:
+            full = until + (self._rpm.burst - 1) * self._rpm.interval
+            usage.requests = max(usage.requests, full)
+        if self._tpm is not None:
+            usage.tokens = max(usage.tokens, until + self._tpm.burst * self._tpm.interval)
+
+
+class LimitsPermit(NamedTuple):
+    """What one attempt has taken from its deployment's limits."""
+
+    limits: Limits
+    tokens: int
+    wait: float
+
+    def give_back(self, outcome: Outcome) -> None:
+        """The attempt has ended."""
+        self.limits.settle(self.tokens, outcome)
+
+
+def size_of(value: Any) -> int:
+    """The tokens of a call's input, approximately; 0 for what is no input of a chat model."""
+    try:
+        messages = value.to_messages() if isinstance(value, PromptValue) else value
+        return int(
+            count_tokens_approximately(
+                convert_to_messages([messages] if isinstance(messages, str) else messages)
+            )
+        )
+    except Exception:  # noqa: BLE001 - a chain's own input; the usage that is told corrects it
+        return 0
