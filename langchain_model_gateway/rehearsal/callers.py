@@ -55,6 +55,7 @@ class Callers:
         self.calls: list[RehearsedCall] = []
         self.traffic, self.time = traffic, time
         self._gateway, self._routing, self._services = gateway, routing, services
+        self._prompt = "four" * traffic.input_tokens  # a token has four letters, approximately
         told: dict[str, Any] = {
             "content": "...",
             "response_metadata": {"finish_reason": "stop"},
@@ -68,14 +69,23 @@ class Callers:
 
     def arrive(self, chance: Random) -> Process:
         """Come one after another, as long as the traffic lasts."""
-        for moment in takewhile(self.traffic.seconds.__gt__, self.traffic.moments(chance)):
-            yield moment - self.time.seconds
-            self.time.begin(_Caller(self).live())
+        traffic, time = self.traffic, self.time
+        for moment in takewhile(traffic.seconds.__gt__, traffic.moments(chance)):
+            yield moment - time.seconds
+            thread = None if traffic.threads is None else chance.randrange(traffic.threads)
+            time.begin(_Caller(self, self._begin_call(thread)).live())
 
-    def begin_call(self) -> Call:
-        """Begin a call, as `invoke` does."""
+    def _begin_call(self, thread: int | None) -> Call:
+        """Begin a call, as `invoke` and `stream` do."""
         gateway = self._gateway
-        return Call(self._routing, gateway.model_preference, fallback=gateway.model_fallback)
+        return Call(
+            self._routing,
+            self._prompt,
+            gateway.model_preference,
+            fallback=gateway.model_fallback,
+            affinity=None if gateway.affinity is None else thread,
+            is_stream=self.traffic.streams,
+        )
 
     def ask(self, attempt: Attempt) -> Reply:
         """What an attempt will come to in the time that it may take."""
@@ -102,9 +112,9 @@ class _Leg(NamedTuple):
 class _Caller:
     """One caller with one call."""
 
-    def __init__(self, callers: Callers) -> None:
-        self._all, self._time = callers, callers.time
-        self._call, self._began = callers.begin_call(), callers.time.seconds
+    def __init__(self, callers: Callers, call: Call) -> None:
+        self._all, self._call, self._time = callers, call, callers.time
+        self._began = callers.time.seconds
         self._attempts: list[RehearsedAttempt] = []
         self._waits: list[float] = []
         self._winner: RehearsedAttempt | None = None

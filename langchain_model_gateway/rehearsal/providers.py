@@ -7,7 +7,12 @@ from random import Random
 from statistics import NormalDist
 from typing import Annotated, Final, Literal, NamedTuple, Protocol, Self
 
-from langchain_core.exceptions import ModelAPIError, ModelConnectionError, ModelRateLimitError
+from langchain_core.exceptions import (
+    ModelAPIError,
+    ModelConnectionError,
+    ModelError,
+    ModelRateLimitError,
+)
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from langchain_model_gateway._arguments import AnySeconds, Seconds, check_keys
@@ -135,6 +140,7 @@ class Traffic(_Model):
         streams: Whether they read streams; a caller's latency is then to the first chunk.
         input_tokens: Tokens of a prompt.
         output_tokens: Tokens of an answer.
+        threads: How many conversations they belong to, for a gateway with `affinity`.
 
     Raises:
         ValidationError: If a number is out of range, or it is not told when callers come.
@@ -146,6 +152,7 @@ class Traffic(_Model):
     streams: bool = False
     input_tokens: Annotated[int, Field(ge=0)] = 500
     output_tokens: Annotated[int, Field(ge=0)] = 250
+    threads: Annotated[int, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _check_arrivals(self) -> Self:
@@ -207,10 +214,10 @@ class Service:
         provider = self._provider
         for start, end in provider.outages:
             if start <= now < end:
-                return Reply(provider.error_after, error=ModelAPIError("503: an outage"))
+                return Reply(provider.error_after, error=_http(ModelAPIError("an outage"), 503))
         wait = max([limit.wait(now) for limit in self._limits], default=0.0)
         if wait > _ROUNDING:
-            error = ModelRateLimitError("429: too many requests")
+            error = _http(ModelRateLimitError("too many requests"), 429)
             if provider.tells_retry_after:
                 vars(error)["retry_after"] = ceil(wait)
             return Reply(_REFUSED_AFTER, error=error)
@@ -223,10 +230,16 @@ class Service:
         if luck < provider.hang_share:
             return Reply(provider.hang_after, error=ModelConnectionError("no answer came"))
         if luck < provider.hang_share + provider.error_share:
-            return Reply(provider.error_after, error=ModelAPIError("500: a server's error"))
+            return Reply(provider.error_after, error=_http(ModelAPIError("an error"), 500))
         seconds = provider.draw_latency(now, self._chance)
         first = seconds * self._first_chunk
         return Reply(first, seconds - first)
+
+
+def _http(error: ModelError, status: int) -> ModelError:
+    """An error with what the gateway reads of a client's."""
+    vars(error)["status_code"] = status
+    return error
 
 
 class _Limit(Protocol):
