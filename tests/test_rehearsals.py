@@ -15,7 +15,13 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ValidationError
 
-from langchain_model_gateway import AllModelsFailedError, CooldownPolicy, GatewayRunnable, RetryPolicy
+from langchain_model_gateway import (
+    AllModelsFailedError,
+    CooldownPolicy,
+    GatewayRunnable,
+    RetryPolicy,
+)
+from langchain_model_gateway.call import Attempt, Call
 from langchain_model_gateway.rehearsal import (
     Comparison,
     Latency,
@@ -229,6 +235,131 @@ def test_answers_that_are_rejected_fall_back(streams: bool) -> None:
     # A stream is rejected when it has ended, and its text has been delivered.
     assert told(done)[0][2] == (None if streams else "b")
     assert asked[0]
+
+
+# --- traffic rules ----------------------------------------------------------------------------
+
+
+def test_limits_keep_a_provider_from_saying_429() -> None:
+    """The gateway's own limits, against a provider that counts as they do; and without them."""
+    traffic, provider = Traffic(calls_per_second=4, seconds=300), Provider(latency=1.0, rpm=150)
+    limited = rehearse(gateway(limits={"rpm": 150}), traffic, {"a": provider, "b": SECOND})
+    assert limited.rate_limited == 0 == limited.lost
+    assert limited.asked["a"] == pytest.approx(150 * 5 + 15, rel=0.02)
+    assert rehearse(gateway(), traffic, {"a": provider, "b": SECOND}).rate_limited > 100
+
+
+def test_a_wait_for_room_is_a_wait() -> None:
+    """Five at once, the sixth twelve seconds later: exactly, and told as waited."""
+    patient = gateway("a", limits={"rpm": 5}, max_wait=30)
+    done = rehearse(patient, at(*[0.0] * 7), SECOND)
+    assert [call.seconds for call in done.calls] == [1, 1, 1, 1, 1, 13, 25]
+    assert done.waited == 12 + 24
+
+
+def test_tokens_are_counted_and_corrected() -> None:
+    """An estimate that knows nothing of the answers is put right by what they say."""
+    traffic = Traffic(calls_per_second=1.4, seconds=300, output_tokens=500)
+    provider = Provider(latency=1.0, tpm=60_000, counted="sliding minute")
+    for streams in (False, True):
+        asked = traffic.model_copy(update={"streams": streams})
+        limited = rehearse(gateway(limits={"tpm": 50_000}), asked, {"a": provider, "b": SECOND})
+        assert limited.rate_limited == 0
+        assert limited.asked["a"] == pytest.approx(50 * 5 + 5, rel=0.1)
+
+
+def test_places_are_a_bound() -> None:
+    """With room for two at once, the third caller waits until one has gone."""
+    done = rehearse(gateway("a", limits={"max_concurrency": 2}), at(0, 0, 0, 0), SECOND)
+    spans = [(attempt.began, attempt.began + attempt.seconds) for attempt in done.attempts]
+    assert max(sum(one <= moment < end for one, end in spans) for moment, _ in spans) == 2
+    assert done.calls[-1].seconds == pytest.approx(2, abs=0.3)
+    assert sum(bool(call.waits) for call in done.calls) == 2
+
+
+@pytest.mark.parametrize("balance", ["weighted", "least_busy", "fastest"])
+def test_a_balance_shares_the_load(balance: Any) -> None:
+    """The gateway's own balance draws, with chance from the seed."""
+    shared = gateway(balance=balance)
+    one, same = (rehearse(shared, Traffic(calls_per_second=5, seconds=200), SECOND) for _ in "12")
+    assert one.answers["a"] == pytest.approx(one.answers["b"], rel=0.1)
+    assert one.calls == same.calls
+
+
+def test_the_fastest_spares_a_slow_one() -> None:
+    """In a slow spell, hardly any are asked of the slow one; without a balance, all are."""
+    providers = {"a": Provider(latency=1.0, slow=[(100, 200, 10)]), "b": SECOND}
+    traffic = Traffic(calls_per_second=5, seconds=300)
+    listed, fastest = (
+        rehearse(gateway(balance=balance), traffic, providers).in_trouble
+        for balance in (None, "fastest")
+    )
+    assert listed.p50 == 10
+    assert fastest.p50 == 1
+    assert fastest.asked["a"] * 4 < fastest.asked["b"]
+
+
+def test_a_thread_keeps_its_deployment() -> None:
+    """With affinity, the calls of a conversation go to one deployment; without, to both."""
+    traffic = Traffic(calls_per_second=5, seconds=100, threads=1)
+    kept = rehearse(gateway(balance="weighted", affinity="thread_id"), traffic, SECOND)
+    assert sorted(kept.answers.values()) == [0, len(kept.calls)]
+    shared = rehearse(gateway(balance="weighted"), traffic, SECOND)
+    assert min(shared.answers.values()) > 100
+
+
+# --- hedging ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hedging(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A core that hedges after two seconds with the next one that is left; notes who lost."""
+    lost: list[str] = []
+
+    def hedge(call: Call, attempt: Attempt) -> Attempt:
+        names = [*call.routing.targets]
+        other = call.routing.targets[names[names.index(attempt.target.model_name) + 1]]
+        second = Attempt(call, other, ())
+        second.begin()
+        return second
+
+    def lose(attempt: Attempt) -> None:
+        lost.append(attempt.target.model_name)
+        attempt.has_answered = True  # the call has its answer
+
+    monkeypatch.setattr(Attempt, "hedge_after", 2.0, raising=False)
+    monkeypatch.setattr(Attempt, "lost", lose, raising=False)
+    monkeypatch.setattr(Call, "hedge", hedge, raising=False)
+    return lost
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "answer", "loser"),
+    [
+        (1.0, 1.0, (1, "a"), []),  # in time: nobody else is asked
+        (9.0, 1.0, (3, "b"), ["a"]),
+        (2.5, 1.0, (2.5, "a"), ["b"]),
+    ],
+)
+def test_the_first_answer_wins_a_race(
+    hedging: list[str], first: float, second: float, answer: Any, loser: list[str]
+) -> None:
+    """A hedge is asked when the first one is slow, and who is slower is told so."""
+    providers = {"a": Provider(latency=first), "b": Provider(latency=second)}
+    done = rehearse(gateway(), at(0), providers)
+    assert (done.calls[0].seconds, done.calls[0].answered_by) == answer
+    assert hedging == loser
+    assert [a.model_name for a in done.attempts if a.end == "overtaken"] == loser
+    assert done.hedged == bool(loser)
+
+
+def test_a_race_goes_on_when_one_fails(hedging: list[str]) -> None:
+    """An error beside a slow answer is no loss: the other leg is waited for."""
+    down = Provider(outages=[(0, 9)])
+    done = rehearse(gateway(), at(0), {"a": Provider(latency=4.0), "b": down})
+    assert told(done) == [(0, 4, "a")]
+    assert [end for *_, end in ends(done)] == ["failed", "answered"]
+    assert hedging == []
 
 
 # --- what a rehearsal leaves alone ------------------------------------------------------------
