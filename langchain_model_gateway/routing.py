@@ -196,6 +196,7 @@ class Routing:
         memory: Memory,
         clock: Clock,
         guards: Guards,
+        *,
         listener: Logs | None = None,
     ) -> "Routing":
         """Compile deployments and rules."""

@@ -7,6 +7,7 @@ and no sleep. What decides is the very code that decides in production.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from random import Random
 
 from langchain_model_gateway._arguments import unknown_name
@@ -81,13 +82,13 @@ def rehearse(
     time = Timeline(at or datetime.now(UTC), chance("the gateway"))
     cooldowns = Cooldowns(time)
     rules = gateway._routing.rules  # noqa: SLF001
-    routing = Routing.of(gateway.models, rules, Memory(), time, Guards(), cooldowns)
+    routing = Routing.of(gateway.models, rules, Memory(), time, Guards(), listener=cooldowns)
     services = {name: Service(each, traffic, chance(name)) for name, each in models.items()}
     callers = Callers(gateway, routing, traffic, services, time)
     time.begin(callers.arrive(chance("the traffic")))
     time.run()
     return Rehearsal(
-        calls=tuple(sorted(callers.calls)),
+        calls=tuple(sorted(callers.calls, key=attrgetter("began"))),
         cooldowns=cooldowns.all(),
         model_names=gateway.model_names,
         trouble=tuple(sorted({spell for each in models.values() for spell in each.trouble()})),

@@ -70,7 +70,7 @@ class Callers:
     def arrive(self, chance: Random) -> Process:
         """Come one after another, as long as the traffic lasts."""
         traffic, time = self.traffic, self.time
-        for moment in takewhile(traffic.seconds.__gt__, traffic.moments(chance)):
+        for moment in takewhile(lambda t: t < traffic.seconds, traffic.moments(chance)):
             yield moment - time.seconds
             thread = None if traffic.threads is None else chance.randrange(traffic.threads)
             time.begin(_Caller(self, self._begin_call(thread)).live())
