@@ -1,11 +1,8 @@
 """Several chat models behind one LangChain `Runnable`."""
 
-import logging as _logging
-
 # First: langchain_core's parts take a fifth longer to import in the order the modules below ask.
 from langchain_core.runnables import RunnableSerializable as _RunnableSerializable  # noqa: F401
 
-from langchain_model_gateway.chat_model import GatewayChatModel
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.errors import (
@@ -18,8 +15,8 @@ from langchain_model_gateway.errors import (
     RejectedAnswerError,
     SkippedModel,
 )
-from langchain_model_gateway.gateway import GatewayRunnable
-from langchain_model_gateway.policies import CooldownPolicy, RetryPolicy
+from langchain_model_gateway.gateway import GatewayChatModel, GatewayRunnable
+from langchain_model_gateway.policies import CooldownPolicy, HedgePolicy, RetryPolicy
 from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow, WindowDict
 
@@ -33,6 +30,7 @@ __all__ = [
     "Finding",
     "GatewayChatModel",
     "GatewayRunnable",
+    "HedgePolicy",
     "ModelDeployment",
     "ModelRouterError",
     "NoModelAvailableError",
@@ -43,6 +41,3 @@ __all__ = [
     "TimeWindow",
     "WindowDict",
 ]
-
-# Who configures no logging sees nothing of a failure that was handled.
-_logging.getLogger(__name__).addHandler(_logging.NullHandler())

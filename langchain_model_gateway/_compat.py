@@ -7,7 +7,6 @@ LangChain's own validator no payload is loaded.
 
 import asyncio
 import inspect
-import logging
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -24,12 +23,12 @@ from langchain_core.load import load
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.utils.env import env_var_is_set
 
+from langchain_model_gateway._logger import logger
+
 if TYPE_CHECKING:
     from contextvars import ContextVar
 
     from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
-
-logger: Final = logging.getLogger(__package__)
 
 
 @cache

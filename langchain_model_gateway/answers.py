@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import EmptyStreamError, FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.policies import RejectFunction, Rejection
+from langchain_model_gateway.provider_errors import NO_CHUNKS
 
 STAMP: Final = "gateway"
 
@@ -69,8 +70,6 @@ _TRUNCATED: Final = (
     '"truncated" out of reject'
 )
 _FUNCTION_RAISED: Final = "raised by a function in the gateway's reject="
-# What LangChain raises for a stream with no event at all: a bare ValueError with this text.
-_NO_CHUNKS: Final = ("No generation chunks were returned", "No generations found in stream.")
 
 
 class StreamedAnswer:
@@ -173,18 +172,17 @@ def check_answer(answer: Any, reject: frozenset[Rejection | RejectFunction]) -> 
 def as_verdict(error: Exception) -> Exception:
     """An attempt's error, as the gateway's own verdict where there was no answer that does.
 
-    Output that does not parse or is refused is a rejected answer, and a stream with no event at
+    Output that does not parse, or a refusal, is a rejected answer, and a stream with no event at
     all an empty one. Their errors quote the answer: ours never do, and name them as the cause.
     """
-    told: Exception
     if (verdict := _verdict(error)) is not None:
-        told = RejectedAnswerError(verdict)
-    elif type(error) is ValueError and str(error) in _NO_CHUNKS:
-        told = EmptyStreamError("the stream ended with no event at all")
+        ours: Exception = RejectedAnswerError(verdict)
+    elif type(error) is ValueError and str(error) in NO_CHUNKS:
+        ours = EmptyStreamError("the stream ended with no event at all")
     else:
         return error
-    told.__cause__ = error
-    return told
+    ours.__cause__ = error
+    return ours
 
 
 def is_callers_bug(error: BaseException) -> bool:
@@ -223,7 +221,9 @@ def carries_something(chunk: Any) -> bool:
     return chunk is not None and chunk != ""
 
 
-def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> Any:
+def stamp(
+    answer: Any, model_name: str, failures: Sequence[FailedAttempt], hedged: Sequence[str] = ()
+) -> Any:
     """A copy of an answer (a message, or the first chunk of one) that says who gave it.
 
     What is no message comes back as it is, but for `include_raw=True`'s dict.
@@ -234,25 +234,15 @@ def stamp(answer: Any, model_name: str, failures: Sequence[FailedAttempt]) -> An
         for failure in failures:
             failed = {"model_name": failure.model_name, "error": type(failure.exception).__name__}
             mark["failed"].append(failed)
+        if hedged:
+            mark["hedged"] = [*hedged]
         # A gateway inside this one has left its own.
         if (inner := metadata.get(STAMP)) is not None:
             mark[STAMP] = inner
-        return _with_metadata(answer, {**metadata, STAMP: mark})
+        return answer.model_copy(update={"response_metadata": {**metadata, STAMP: mark}})
     if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
-        return {**answer, "raw": stamp(answer["raw"], model_name, failures)}
+        return {**answer, "raw": stamp(answer["raw"], model_name, failures, hedged)}
     return answer
-
-
-def _with_metadata(message: BaseMessage, metadata: dict[str, Any]) -> BaseMessage:
-    """What `message.model_copy(update={"response_metadata": metadata})` gives, in half its time."""
-    state = message.__getstate__()
-    state["__dict__"] = {**state["__dict__"], "response_metadata": metadata}
-    state["__pydantic_fields_set__"] = {*state["__pydantic_fields_set__"], "response_metadata"}
-    if (extra := state["__pydantic_extra__"]) is not None:
-        state["__pydantic_extra__"] = {**extra}
-    changed = message.__class__.__new__(message.__class__)
-    changed.__setstate__(state)
-    return changed
 
 
 def _calls_tools(message: BaseMessage) -> bool:

@@ -6,7 +6,7 @@ it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, count
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -68,6 +68,8 @@ class Call:
 
     Attributes:
         answer: What the call has come to.
+        is_answered: Whether an attempt has answered; in a stream, has begun to.
+        raced: The names of those who were asked at once, where the call was hedged.
         deadline: When the call's time is up, in monotonic seconds.
         failures: Every failed attempt so far.
         skipped: Every deployment that was not tried so far.
@@ -75,7 +77,8 @@ class Call:
 
     __slots__ = (
         *("_attempt", "_fallback", "_full", "_is_late", "_order", "_pick", "_size", "_value"),
-        *("answer", "deadline", "failures", "is_stream", "routing", "skipped"),
+        *("answer", "deadline", "failures", "is_answered", "is_stream", "raced", "routing"),
+        *("skipped",),
     )
 
     def __init__(
@@ -92,7 +95,9 @@ class Call:
         self.answer: Any = None
         self.deadline: float | None = None
         self.failures: tuple[FailedAttempt, ...] = ()
+        self.is_answered = False
         self.is_stream = is_stream
+        self.raced: tuple[str, ...] = ()
         self.skipped: tuple[SkippedModel, ...] = ()
         self._attempt: Attempt | None = None
         self._fallback = fallback
@@ -105,6 +110,8 @@ class Call:
         self._value = value
         if (timeout := routing.rules.timeout) is not None:
             self.deadline = routing.clock.monotonic() + timeout
+        if (policy := routing.rules.hedge) is not None:
+            routing.hedges.earn(policy.budget)
 
     # --- what comes next ---------------------------------------------------------------------
 
@@ -120,7 +127,7 @@ class Call:
             for choice in chain(ready, self._when_free()):
                 if isinstance(choice, Choice):
                     yield from self._attempts(choice)
-                    if self._attempt is not None and self._attempt.has_answered:
+                    if self.is_answered:
                         return
                     if not self._fallback:
                         break
@@ -148,9 +155,12 @@ class Call:
                 if self._is_restricted(target):
                     attempt.end()
                     return
+            if target.model_name in self.raced:
+                attempt.end()
+                return
             attempt.begin()
             yield attempt
-            if attempt.has_answered or (delay := self._delay_before_retry(choice, number)) is None:
+            if self.is_answered or (delay := self._delay_before_retry(choice, number)) is None:
                 return
             yield Wait(delay)
             # Meanwhile a window may have begun, or other calls have failed.
@@ -231,7 +241,7 @@ class Call:
         if self.deadline is not None:
             self.check_deadline()
         policy, clock = self.routing.rules.retry, self.routing.clock
-        if policy is None or attempts >= policy.max_attempts:
+        if policy is None or attempts >= policy.max_attempts or self.raced:
             return None
         error = self.failures[-1].exception
         if not is_retryable(error):
@@ -248,14 +258,44 @@ class Call:
         return delay if is_open else None
 
     def _another_is_free(self) -> bool:
-        if not self._fallback:
-            return False
-        tried = {failure.model_name for failure in self.failures}
-        present = self.routing.moment()
-        return any(
-            target.model_name not in tried and target.closed(present, self.size) is None
-            for target in self._order
+        return self._fallback and bool(self._free({each.model_name for each in self.failures}))
+
+    def _free(self, tried: Collection[str]) -> list[Target]:
+        """The deployments that were not tried yet and may be asked now."""
+        present, untried = (
+            self.routing.moment(),
+            (target for target in self._order if target.model_name not in tried),
         )
+        return [target for target in untried if target.closed(present, self.size) is None]
+
+    # --- hedging -----------------------------------------------------------------------------
+
+    def hedge_after(self, target: Target) -> float | None:
+        """The seconds after which another is asked beside a deployment; `None`: nobody is."""
+        policy = self.routing.rules.hedge
+        if policy is None or self.raced or not self._fallback:
+            return None
+        recent = target.load.latencies(streams=self.is_stream)
+        return policy.after(recent.quantile(policy.quantile))
+
+    def hedge(self, first: "Attempt") -> "Attempt | None":
+        """An attempt beside one that takes long, if another is free and the budget allows it."""
+        name = first.target.model_name
+        free = self._free({name, *(each.model_name for each in self.failures)})
+        if not free:
+            return None
+        at = self.routing.moment()
+        target = free[0] if self._pick is None else self._pick(free, at)
+        entry = self._enter(target, at)
+        if isinstance(entry, Closed):
+            return None
+        second = Attempt(self, target, entry)
+        if not self.routing.hedges.spend():
+            second.end()
+            return None
+        self.raced = (name, target.model_name)
+        second.begin()
+        return second
 
     # --- time --------------------------------------------------------------------------------
 
@@ -302,13 +342,14 @@ class Attempt:
     Attributes:
         seconds: How long it may take (in a stream, to the first real chunk); `None`: any time.
         has_answered: Whether its answer is the call's; in a stream, from the first real chunk on.
+        hedge_after: The seconds after which another is asked beside it; `None`: nobody is.
         passes_through: Whether the rest of a stream needs no `received`: no kind of answer is
             rejected.
     """
 
     __slots__ = (
         *("_begun", "_call", "_ends", "_is_cut_by_call", "_latency", "_permits", "_stream"),
-        *("has_answered", "passes_through", "seconds", "target"),
+        *("has_answered", "hedge_after", "passes_through", "seconds", "target"),
     )
 
     def __init__(self, call: Call, target: Target, permits: tuple[Permit, ...]) -> None:
@@ -319,14 +360,19 @@ class Attempt:
         self._latency: float | None = None
         self._permits = permits
         self._stream: StreamedAnswer | None = None
+        self.hedge_after: float | None = None
         self.target = target
         self.seconds: float | None = None
         self.has_answered = self.passes_through = False
 
     def begin(self) -> None:
         """The driver is about to ask."""
+        if self._call.is_stream:
+            rejects = self._call.routing.rules.reject
+            self._stream = StreamedAnswer(rejects, counts_tokens=self.target.counts_tokens)
         if self._permits:
             self._begun = self._call.routing.clock.monotonic()
+            self.hedge_after = self._call.hedge_after(self.target)
         if self.target.timeout is not None or self._call.deadline is not None:
             self._limit(self.target.timeout)
 
@@ -345,8 +391,8 @@ class Attempt:
             if is_structured(answer):
                 call.answer = answer
             raise
-        call.answer = stamp(answer, self.target.model_name, call.failures)
-        self.has_answered = True
+        call.answer = self._stamped(answer)
+        self.has_answered = call.is_answered = True
         if self._permits:
             usage = usage_of(answer) if self.target.counts_tokens else None
             self._give_back("answered", usage=usage)
@@ -361,18 +407,30 @@ class Attempt:
         Raises:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
+        ready = self.noted(chunk)
+        return ready if not ready or self.has_answered else self._claimed(ready)
+
+    def noted(self, chunk: Any) -> Sequence[Any]:
+        """`received`, but its answer is not the call's yet: another attempt may be quicker."""
         assert self._stream is not None  # noqa: S101
-        ready = self._stream.received(chunk)
-        if not ready or self.has_answered:
-            return ready
-        self.has_answered = True
+        return self._stream.received(chunk)
+
+    def _claimed(self, ready: Sequence[Any]) -> list[Any]:
+        """Make its answer the call's."""
+        self.has_answered = self._call.is_answered = True
         rejects = bool(self._call.routing.rules.reject)
         self.passes_through = not rejects and not self.target.counts_tokens
         self._ends = None
         if self._begun is not None:
             self._latency = self._call.routing.clock.monotonic() - self._begun
         first, *rest = ready
-        return [stamp(first, self.target.model_name, self._call.failures), *rest]
+        return [self._stamped(first), *rest]
+
+    def _stamped(self, answer: Any) -> Any:
+        call, name = self._call, self.target.model_name
+        failed = {failure.model_name for failure in call.failures}
+        beside = [each for each in call.raced if each != name and each not in failed]
+        return stamp(answer, name, call.failures, beside)
 
     def finished(self) -> None:
         """The stream has ended.
@@ -381,11 +439,32 @@ class Attempt:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
         if not self.passes_through:
-            assert self._stream is not None  # noqa: S101
-            self._stream.finished()
+            self.ended()
         if self._permits:
             usage = self._stream.usage if self._stream is not None else None
             self._give_back("answered", usage=usage)
+
+    def ended(self) -> None:
+        """`finished`, but nothing is recorded yet."""
+        assert self._stream is not None  # noqa: S101
+        self._stream.finished()
+
+    def won(self, given: Any) -> Any:
+        """It gave an answer, or the head of a stream, before another did; returns that.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        if not self._call.is_stream:
+            self.answered(given)
+            return given
+        ready, chunks = given
+        return self, self._claimed(ready), chunks
+
+    def lost(self) -> None:
+        """Another was quicker. That counts: what hangs must not stay first for ever."""
+        if self._permits:
+            self._give_back("failed")
 
     def failed(self, error: BaseException) -> bool:
         """Something was raised: by the model, or by whoever cancelled or closed the attempt.
@@ -456,8 +535,6 @@ class Attempt:
             guard: The guards' `stream` or `astream`.
             *args: What it takes beside the stream and its patience.
         """
-        rejects = self._call.routing.rules.reject
-        self._stream = StreamedAnswer(rejects, counts_tokens=self.target.counts_tokens)
         return guard(chunks, self._patience, *args) if self.is_limited else chunks
 
     @property
@@ -472,14 +549,15 @@ class Attempt:
             return value, keywords
         return translated(value, keywords, self.target, routing.targets)
 
-    def async_model(self, *, streams: bool = False) -> Any:
-        """What async callers ask.
+    @property
+    def is_hedge(self) -> bool:
+        """Whether it was made beside another that takes long."""
+        return self._call.raced[1:] == (self.target.model_name,)
 
-        Args:
-            streams: Whether for a stream.
-        """
+    def async_model(self) -> Any:
+        """What async callers ask."""
         target = self.target
-        if self.is_limited and is_sync_only(target.model, streams=streams):
+        if self.is_limited and is_sync_only(target.model, streams=self._call.is_stream):
             return InThreads(target.model, target.hanging)
         return target.model
 

@@ -1,4 +1,4 @@
-"""`GatewayChatModel`: the gateway for code that insists on a `BaseChatModel`."""
+"""What a gateway needs besides its calls to be a `BaseChatModel`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
@@ -17,7 +17,7 @@ from langchain_core.language_models import (
     LanguageModelInput,
     ModelProfile,
 )
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
@@ -31,8 +31,8 @@ from langchain_model_gateway._compat import (
     typed_events,
 )
 from langchain_model_gateway.answers import STAMP
-from langchain_model_gateway.gateway import GatewayRunnable
-from langchain_model_gateway.tracing import DEPLOYMENT_TAG
+from langchain_model_gateway.deployment import ModelDeployment
+from langchain_model_gateway.listeners.langchain import DEPLOYMENT_TAG
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_model_stream import (
@@ -43,19 +43,14 @@ if TYPE_CHECKING:
 _CONFIG_ARGUMENTS: Final = ("tags", "metadata", "run_name", "run_id")
 
 
-class GatewayChatModel(GatewayRunnable, BaseChatModel):
-    """A gateway that is a `BaseChatModel`, for code that checks for one.
-
-    Made by `GatewayRunnable.as_chat_model()`. All calls are the gateway's: it keeps a chain's run
-    for each, and only the deployments' models report tokens and usage, so everything is counted
-    once. A chat model's own `cache`, `rate_limiter` and `callbacks` belong on the deployments.
-
-    It inherits from both, since one that holds a gateway must hand on thirty methods by name.
+class ChatModelFace(BaseChatModel):
+    """The parts of a chat model that are more than a Runnable's calls, by way of those calls.
 
     Attributes:
-        profile: What all deployments can do: the lesser limit, the shared capability. `None` if
-            a deployment does not tell.
+        models: The deployments that answer.
     """
+
+    models: tuple[ModelDeployment, ...]
 
     @property
     def _llm_type(self) -> str:
@@ -63,22 +58,22 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"models": list(self.model_names)}
+        return {"models": [each.model_name for each in self.models]}
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        told = [_told_by(model, kwargs) for model in _models_of(self)]
+        params = [_params_of(model, kwargs) for model in _models_of(self.models)]
         return LangSmithParams(
-            ls_provider=_shared([each.get("ls_provider") for each in told]) or self._llm_type,
+            ls_provider=_shared([each.get("ls_provider") for each in params]) or self._llm_type,
             ls_model_name=kwargs.get("model")
-            or _shared([each.get("ls_model_name") for each in told])
-            or "|".join(self.model_names),
+            or _shared([each.get("ls_model_name") for each in params])
+            or "|".join(each.model_name for each in self.models),
             ls_model_type="chat",
         )
 
     @override
     def _resolve_model_profile(self) -> ModelProfile | None:
-        return shared_profile([deployment.core for deployment in self.models])
+        return shared_profile(self.models)
 
     @model_validator(mode="after")
     def _set_model_profile(self) -> Self:
@@ -87,20 +82,6 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
             with suppress(Exception):
                 self.__dict__["profile"] = self._resolve_model_profile()
         return self
-
-    @override
-    def bind_tools(  # type: ignore[override]
-        self, tools: Sequence[Any], **kwargs: Any
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        # Like every chat model's, a binding.
-        return GatewayRunnable.bind_tools(self, tools, **kwargs).bind()
-
-    @override
-    def with_structured_output(
-        self, schema: Any, **kwargs: Any
-    ) -> Runnable[LanguageModelInput, Any]:
-        # Its answers are no messages, so it is no chat model.
-        return self._recast(GatewayRunnable).with_structured_output(schema, **kwargs)
 
     # --- the older entrances of a chat model, by way of the gateway's calls ------------------
 
@@ -196,7 +177,8 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
 
         async def produce() -> None:
             try:
-                async with aclosing(self.astream(input, report.config, **kwargs)) as chunks:
+                answer: Any = self.astream(input, report.config, **kwargs)
+                async with aclosing(answer) as chunks:
                     generated = (report.generation(chunk) async for chunk in chunks)
                     async for event in typed.achunks_to_events(generated):
                         report.dispatch(event)
@@ -226,7 +208,7 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
     @property
     def _tokenizer(self) -> BaseLanguageModel[Any]:
         """Whose tokens are counted: the first chat model's."""
-        models = (deployment.core for deployment in self.models)
+        models = (deployment.inner_model for deployment in self.models)
         found = next((model for model in models if isinstance(model, BaseChatModel)), None)
         if found is None:
             raise NotImplementedError("no deployment is a chat model that could count tokens")
@@ -234,10 +216,10 @@ class GatewayChatModel(GatewayRunnable, BaseChatModel):
 
 
 class _EventReport:
-    """Tells those who show events, such as LangGraph's version 3, of a stream's.
+    """Reports a stream's events to those who show them, such as LangGraph's version 3.
 
     A model that is asked for chunks tells them of none, and its run ends before the last. So they
-    are told of one run, the answer's, in place of those of the attempts.
+    get one run, the answer's, in place of those of the attempts.
 
     Args:
         messages: What the call asks.
@@ -299,41 +281,39 @@ def _without(handlers: Sequence[BaseCallbackHandler], config: RunnableConfig) ->
     return callbacks
 
 
-def _models_of(gateway: GatewayRunnable) -> Iterator[Runnable[Any, Any]]:
+def _models_of(deployments: Sequence[ModelDeployment]) -> Iterator[Runnable[Any, Any]]:
     """The models of all deployments, also of those that are gateways."""
-    for deployment in gateway.models:
-        core = deployment.core
-        yield from _models_of(core) if isinstance(core, GatewayRunnable) else (core,)
+    for deployment in deployments:
+        if deployment.inner_deployments:
+            yield from _models_of(deployment.inner_deployments)
+        else:
+            yield deployment.inner_model
 
 
-def _told_by(model: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _params_of(model: object, kwargs: dict[str, Any]) -> dict[str, Any]:
     with suppress(Exception):  # a model's own mistake
         return langsmith_params(model, **kwargs)
     return {}
 
 
-def shared_profile(models: Sequence[object]) -> ModelProfile | None:
-    """What all of these models can do, as far as their profiles tell.
-
-    Args:
-        models: Chat models, gateways, or anything else.
+def shared_profile(deployments: Sequence[ModelDeployment]) -> ModelProfile | None:
+    """What all of these can do, as far as their models' profiles tell.
 
     Returns:
         The lesser of each limit and the shared of each capability; what one of them does not tell
         is left out. `None` if one has no profile at all.
     """
     profiles: list[dict[str, Any]] = []
-    for model in models:
-        if isinstance(model, GatewayRunnable) and not isinstance(model, GatewayChatModel):
-            profile = shared_profile([each.core for each in model.models])
-        else:
-            profile = getattr(model, "profile", None)
+    for each in deployments:
+        profile = getattr(each.inner_model, "profile", None)
+        if profile is None and each.inner_deployments:
+            profile = shared_profile(each.inner_deployments)
         if not profile:
             return None
         profiles.append(dict(profile))
-    told_by_all = set.intersection(*(set(profile) for profile in profiles))
-    shared = {key: _shared([profile[key] for profile in profiles]) for key in sorted(told_by_all)}
-    return cast("ModelProfile", {key: told for key, told in shared.items() if told is not None})
+    known_of_all = set.intersection(*(set(profile) for profile in profiles))
+    shared = {key: _shared([profile[key] for profile in profiles]) for key in sorted(known_of_all)}
+    return cast("ModelProfile", {key: value for key, value in shared.items() if value is not None})
 
 
 def _shared(values: Sequence[Any]) -> Any:

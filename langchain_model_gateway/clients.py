@@ -101,8 +101,8 @@ def endpoint(model: object) -> tuple[object, ...] | None:
 
 def profile(model: object) -> Mapping[str, Any]:
     """What a model says it can do; empty where it says nothing."""
-    told = _peek(model, "profile")
-    return told if isinstance(told, Mapping) else {}
+    found = _peek(model, "profile")
+    return found if isinstance(found, Mapping) else {}
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def _peek(value: Any, path: str) -> Any:
     try:
         for name in path.split("."):
             value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - a property of somebody else's
+    except Exception:  # noqa: BLE001 - foreign code
         return None
     return value
 

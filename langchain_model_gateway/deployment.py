@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Container, Mapping, Sequence
-from datetime import datetime, time, timedelta
-from functools import cached_property
+from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
@@ -26,16 +25,13 @@ from langchain_model_gateway._arguments import (
     unknown_key,
     written_out,
 )
+from langchain_model_gateway._compat import provider_name
 from langchain_model_gateway._text import one_line, redact
-from langchain_model_gateway.classify import quote
-from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.history import Client, client_of
+from langchain_model_gateway.quoting import quote
 from langchain_model_gateway.schedule import (
-    Timetable,
     TimeWindow,
     WindowDict,
-    restricted_until,
-    timetables,
 )
 from langchain_model_gateway.wrappers import Adaption, innermost
 
@@ -113,24 +109,6 @@ class ModelDeployment(BaseModel):
         max_concurrency: int | None = None,
     ) -> None: ...
 
-    # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
-    @cached_property
-    def _timetables(self) -> tuple[Timetable, ...]:
-        return timetables(self.time_constraints)
-
-    @cached_property
-    def _core(self) -> Runnable[Any, Any]:
-        core = innermost(self.model)
-        return core if _answers_questions(core) else ConfigurableModel(core)
-
-    @cached_property
-    def _client(self) -> Client | None:
-        return client_of(self._core, self._provider)
-
-    @cached_property
-    def _provider(self) -> str:
-        return _provider_name(self._core) or self.model_class
-
     @field_validator("model_name", mode="before")
     @classmethod
     def _check_name(cls, value: object) -> str:
@@ -165,14 +143,6 @@ class ModelDeployment(BaseModel):
             )
         return tuple(value)
 
-    @override
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
-        copied = super().model_copy(update=update, deep=deep)
-        for cached in ("_timetables", "_core", "_client", "_provider"):
-            copied.__dict__.pop(cached, None)
-        return copied
-
     @classmethod
     def from_entry(cls, position: int, entry: object) -> Self:
         """Take one entry of a gateway's `models`.
@@ -198,8 +168,7 @@ class ModelDeployment(BaseModel):
 
     def by_path(self) -> dict[str, "ModelDeployment"]:
         """This deployment under its name, and those of a gateway inside it as "outer/inner"."""
-        inner = getattr(self.core, "models", ()) if isinstance(self.core, Container) else ()
-        found = [pair for each in inner for pair in each.by_path().items()]
+        found = [pair for each in self.inner_deployments for pair in each.by_path().items()]
         return {self.model_name: self} | {f"{self.model_name}/{path}": d for path, d in found}
 
     def asked_for(self, path: str) -> Self:
@@ -208,22 +177,10 @@ class ModelDeployment(BaseModel):
         A gateway inside prefers its own part of the path, if there is one; it never takes the outer
         one's preference from the config for its own.
         """
-        if not isinstance(self.core, Container):
+        if not self.inner_deployments:
             return self
         inner = path.removeprefix(f"{self.model_name}/") if path in self.by_path() else path
         return self.adapted("bind", model_preference="" if inner == path else inner)
-
-    def restriction(self, now: datetime) -> SkippedModel | None:
-        """Why this deployment may not be used at `now`, or `None` if it may."""
-        for timetable in self._timetables:
-            if timetable.restricts(now):
-                break
-        else:
-            return None
-        windows = ", ".join(map(str, self.time_constraints[:3]))
-        more = len(self.time_constraints) - 3
-        reason = f"restricted {windows}" + (f" and {more} more windows" if more > 0 else "")
-        return SkippedModel(self.model_name, reason, restricted_until(self._timetables, now))
 
     def adapted(self, method: str, /, *args: Any, **kwargs: Any) -> Self:
         """This deployment with its model's `bind_tools` or `with_structured_output` applied.
@@ -240,29 +197,39 @@ class ModelDeployment(BaseModel):
             ) from error
         return self.model_copy(update={"model": model})
 
+    # Worked out when asked: a call uses what its gateway has compiled of these, once.
+
+    @property
+    def inner_model(self) -> Runnable[Any, Any]:
+        """The model itself, without the bindings, parsers and prompts around it."""
+        model = innermost(self.model)
+        return model if _answers_questions(model) else ConfigurableModel(model)
+
     @property
     def provider(self) -> str:
         """Who serves the model, such as "openai", as traces name it."""
-        return self._provider
+        return _provider_name(self.inner_model) or self.model_class
 
     @property
     def client(self) -> Client | None:
         """What kind of client asks the model; `None` where that is another gateway's matter."""
-        return self._client
+        return client_of(self.inner_model, self.provider)
 
     @property
-    def core(self) -> Runnable[Any, Any]:
-        """The model itself, without the bindings, parsers and prompts around it."""
-        return self._core
+    def inner_deployments(self) -> tuple["ModelDeployment", ...]:
+        """Those of the gateway that it is; `()` where it is none."""
+        # Only a gateway is a container of names; it cannot be imported here.
+        model = self.inner_model
+        return getattr(model, "models", ()) if isinstance(model, Container) else ()
 
     @property
     def model_class(self) -> str:
         """The class of the model itself."""
-        return type(self._core).__name__
+        return type(self.inner_model).__name__
 
     @property
     def kind(self) -> Literal["chat", "llm"] | None:
-        """Whether it answers with messages or plain text; `None` where that cannot be told."""
+        """Whether it answers with messages or plain text; `None` where that is unknown."""
         last = self.model.last if isinstance(self.model, RunnableSequence) else self.model
         match innermost(last):
             case BaseChatModel():
@@ -336,7 +303,7 @@ def _provider_name(model: Runnable[Any, Any]) -> str | None:
     if not isinstance(model, BaseChatModel):
         return None
     try:
-        name = model._get_ls_params().get("ls_provider")  # noqa: SLF001
+        name = provider_name(model)
     except Exception:  # noqa: BLE001 - any model's own code
         return None
     return one_line(name, 60) if isinstance(name, str) else None
@@ -360,10 +327,10 @@ def _model_from_string(text: str) -> Runnable[Any, Any]:
         model: Runnable[Any, Any] = init_chat_model(text)
     except Exception as error:  # noqa: BLE001 - any provider's own code
         is_bare = isinstance(error, ValidationError)
-        told = quote(error) if is_bare else redact(str(error).replace(text, "..."))
+        complaint = quote(error) if is_bare else redact(str(error).replace(text, "..."))
         raise ValueError(
             "langchain's init_chat_model makes no model of this string; it takes "
-            f"'provider:model' such as 'openai:gpt-4o-mini': {one_line(told, 200)}"
+            f"'provider:model' such as 'openai:gpt-4o-mini': {one_line(complaint, 200)}"
         ) from None
     return model
 

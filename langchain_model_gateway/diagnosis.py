@@ -10,7 +10,8 @@ from langchain_model_gateway import clients
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.policies import CooldownPolicy, RetryPolicy
-from langchain_model_gateway.schedule import closed_stretches
+from langchain_model_gateway.schedule import restricted_stretches
+from langchain_model_gateway.wrappers import innermost
 
 _YEAR: Final = timedelta(days=366)
 _WEEK: Final = timedelta(days=7)
@@ -131,7 +132,7 @@ def _no_fallback(setup: _Setup) -> Iterator[Finding]:
 
 def _uncovered_time(setup: _Setup) -> Iterator[Finding]:
     now = setup.now
-    # From a week before, so that a gap that has begun is told from its beginning.
+    # From a week before, so that a gap that has begun is reported from its beginning.
     gaps = [gap for gap in _gaps(setup.models, now - _WEEK, now + _YEAR) if gap[1] > now]
     if not gaps:
         return
@@ -178,7 +179,7 @@ def _instant_windows(setup: _Setup) -> Iterator[Finding]:
 
 
 def _gaps(models: Sequence[ModelDeployment], start: datetime, end: datetime) -> Iterator[Stretch]:
-    return closed_stretches([deployment.time_constraints for deployment in models], start, end)
+    return restricted_stretches([deployment.time_constraints for deployment in models], start, end)
 
 
 def _is_restricted(deployment: ModelDeployment, now: datetime, span: timedelta) -> bool:
@@ -204,7 +205,7 @@ def _no_timeout(setup: _Setup) -> Iterator[Finding]:
     if setup.timeout is None:
         unlimited = (each for each in setup.models if each.timeout is None)
         yield from _about(
-            [each for each in unlimited if clients.timeout(each.core) == math.inf],
+            [each for each in unlimited if clients.timeout(each.inner_model) == math.inf],
             "no-timeout",
             "the client has no timeout: a server that accepts a request and never answers holds "
             "the call for ever, and no other deployment is tried",
@@ -215,11 +216,11 @@ def _no_timeout(setup: _Setup) -> Iterator[Finding]:
 def _client_retries(setup: _Setup) -> Iterator[Finding]:
     by_client: dict[int, list[ModelDeployment]] = {}
     for deployment in setup.models:
-        by_client.setdefault(id(deployment.core), []).append(deployment)
+        by_client.setdefault(id(innermost(deployment.model)), []).append(deployment)
     for sharing in by_client.values():
         retrying = [each for each in sharing if _multiplies(setup, each)]
         if retrying:
-            # One client in several deployments is told once, by its worst.
+            # One client in several deployments is reported once, by its worst.
             worst = max(retrying, key=lambda each: clients.retries(each.model).calls)
             settings = ", ".join(clients.retries(worst.model).settings)
             yield from _about(
@@ -273,7 +274,7 @@ def _attempt_seconds(deployment: ModelDeployment) -> float | None:
 
 
 def _clients_seconds(deployment: ModelDeployment) -> float | None:
-    request = clients.timeout(deployment.core)
+    request = clients.timeout(deployment.inner_model)
     return None if request is None else request * clients.retries(deployment.model).calls
 
 
@@ -318,7 +319,7 @@ def _is_abandoned(setup: _Setup, deployment: ModelDeployment) -> bool:
 def _shared_endpoints(setup: _Setup) -> Iterator[Finding]:
     groups: dict[object, list[ModelDeployment]] = {}
     for deployment in setup.models:
-        if (endpoint := clients.endpoint(deployment.core)) is not None:
+        if (endpoint := clients.endpoint(deployment.inner_model)) is not None:
             groups.setdefault(endpoint, []).append(deployment)
     for sharing in groups.values():
         if len(sharing) > 1:
@@ -332,9 +333,9 @@ def _shared_endpoints(setup: _Setup) -> Iterator[Finding]:
 
 def _lesser_fallbacks(setup: _Setup) -> Iterator[Finding]:
     first, *others = setup.models
-    best = clients.profile(first.core)
+    best = clients.profile(first.inner_model)
     for deployment in others:
-        profile = clients.profile(deployment.core)
+        profile = clients.profile(deployment.inner_model)
         window, wanted = profile.get("max_input_tokens"), best.get("max_input_tokens")
         if window and wanted and window < wanted:
             yield Finding(

@@ -12,12 +12,12 @@ from langchain_core.utils.pydantic import TypeBaseModel
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import SkippedModel
-from langchain_model_gateway.schedule import closed_stretches
+from langchain_model_gateway.schedule import restricted_stretches, restricted_until, timetables
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph, Node
 
-# Plain tuples, so that what shows itself can come here and nothing here needs to know it.
+# Plain tuples: this module cannot import those who show themselves with it.
 Plan = tuple[Sequence[str], Sequence[SkippedModel], Sequence[SkippedModel], datetime]
 """A `RoutingPlan`: the order, who is skipped, who is deferred, and the moment."""
 Findings = Sequence[tuple[str, tuple[str, ...], str, str]]
@@ -34,11 +34,11 @@ _DAY_MINUTES: Final = 24 * 60
 _MINUTE: Final = timedelta(minutes=1)
 
 # Colours that read on a light and on a dark page.
-_OPEN, _CLOSED, _NOW = "rgba(46,160,67,.35)", "rgba(218,54,51,.75)", "currentColor"
+_FREE, _RESTRICTED, _NOW = "rgba(46,160,67,.35)", "rgba(218,54,51,.75)", "currentColor"
 _TABLE: Final = "border-collapse:collapse;font-family:system-ui,sans-serif;font-size:13px"
 _CELL: Final = "padding:4px 10px;text-align:left;vertical-align:middle;white-space:nowrap"
 _BAR: Final = (
-    f"position:relative;display:inline-block;width:300px;height:16px;background:{_OPEN};"
+    f"position:relative;display:inline-block;width:300px;height:16px;background:{_FREE};"
     "border-radius:3px;vertical-align:middle"
 )
 
@@ -59,10 +59,10 @@ def _plan_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     order, skipped, deferred, _ = plan
     reasons = {skip.model_name: skip for skip in deferred}
     for rank, name in enumerate(order, start=1):
-        status = f"last resort: {reasons[name].told()}" if name in reasons else "would be tried"
+        status = f"last resort: {reasons[name].describe()}" if name in reasons else "would be tried"
         yield str(rank), one_line(name, _NAME_LIMIT), status
     for skip in skipped:
-        yield "-", one_line(skip.model_name, _NAME_LIMIT), f"skipped: {skip.told()}"
+        yield "-", one_line(skip.model_name, _NAME_LIMIT), f"skipped: {skip.describe()}"
 
 
 def findings_text(findings: Findings) -> str:
@@ -111,8 +111,8 @@ def findings_html(findings: Findings) -> str:
     """Findings as a table for a notebook."""
     rows = [
         _escaped((code, _joined(names)))
-        + [f'<span style="white-space:normal">{escape(text)}</span>' for text in told]
-        for code, names, *told in findings
+        + [f'<span style="white-space:normal">{escape(text)}</span>' for text in texts]
+        for code, names, *texts in findings
     ]
     if not rows:
         return "<p>Nothing found.</p>"
@@ -120,22 +120,23 @@ def findings_html(findings: Findings) -> str:
 
 
 def _status(deployment: ModelDeployment, now: datetime) -> str:
-    skip = deployment.restriction(now)
-    if skip is None:
+    tables = timetables(deployment.time_constraints)
+    if not any(table.restricts(now) for table in tables):
         return "available"
-    return f"restricted until {skip.until:%a %H:%M} UTC" if skip.until else "always restricted"
+    until = restricted_until(tables, now)
+    return f"restricted until {until:%a %H:%M} UTC" if until else "always restricted"
 
 
 def _bar(deployment: ModelDeployment, now: datetime) -> str:
-    """Today in UTC, from midnight to midnight: closed stretches and where we are."""
+    """Today in UTC, from midnight to midnight: restricted stretches and the present."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     stretches = "".join(
         f'<span title="restricted {start // 60:02}:{start % 60:02} to {end // 60:02}:{end % 60:02}"'
-        f' style="position:absolute;top:0;height:100%;background:{_CLOSED};'
+        f' style="position:absolute;top:0;height:100%;background:{_RESTRICTED};'
         f'left:{_share(start)};width:{_share(end - start)}"></span>'
         for start, end in (
             ((first - midnight) // _MINUTE, (last - midnight) // _MINUTE)
-            for first, last in closed_stretches(
+            for first, last in restricted_stretches(
                 [deployment.time_constraints], midnight, midnight + timedelta(days=1)
             )
         )

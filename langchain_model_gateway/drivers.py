@@ -24,13 +24,16 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway._arguments import check_keywords
-from langchain_model_gateway.call import Call, Wait
+from langchain_model_gateway.call import Attempt, Call, Wait
 from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
+from langchain_model_gateway.hedging import aopened, arace, opened, race
+from langchain_model_gateway.listeners.langchain import Run, merged
 from langchain_model_gateway.routing import Routing
-from langchain_model_gateway.tracing import Run, merged
 
 PREFERENCE: Final = "model_preference"
 FALLBACK: Final = "model_fallback"
+
+_END: Final = object()
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -83,20 +86,19 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def _invoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call = self._call(run, kwargs)
-        guards = call.routing.guards
+        routing, ask = call.routing, partial(_asking, run, kwargs, "invoke")
         for step in call.steps():
             if isinstance(step, Wait):
-                call.routing.clock.sleep(step.seconds)
+                routing.clock.sleep(step.seconds)
                 continue
-            model, child = run.attempt(step.target.model, step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                if step.seconds is None:
-                    answer = model.invoke(value, child, **own)
+                if step.hedge_after is not None:
+                    race(call, step, ask, run.report_failure)
+                elif step.seconds is None:
+                    step.answered(ask(step)())
                 else:
-                    ask = partial(model.invoke, value, child, **own)
-                    answer = guards.call(step.seconds, ask, step.target.hanging)
-                step.answered(answer)
+                    asked = routing.guards.call(step.seconds, ask(step), step.target.hanging)
+                    step.answered(asked)
             except BaseException as error:  # the attempt decides
                 if not step.failed(error):
                     raise
@@ -116,18 +118,18 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call, before = self._call(run, kwargs), cancellations()
-        guards = call.routing.guards
+        routing, ask = call.routing, partial(_asking, run, kwargs, "ainvoke")
         for step in call.steps():
             if isinstance(step, Wait):
-                await call.routing.clock.asleep(step.seconds)
+                await routing.clock.asleep(step.seconds)
                 continue
-            model, child = run.attempt(step.async_model(), step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                answer = model.ainvoke(value, child, **own)
-                if step.seconds is not None:
-                    answer = guards.acall(step.seconds, answer)
-                step.answered(await answer)
+                if step.hedge_after is not None:
+                    await arace(call, step, ask, run.areport_failure)
+                elif step.seconds is None:
+                    step.answered(await ask(step)())
+                else:
+                    step.answered(await routing.guards.acall(step.seconds, ask(step)()))
             except BaseException as raised:  # noqa: BLE001 - the attempt decides
                 error = cancellation_behind(raised, before)
                 if not step.failed(error):
@@ -145,21 +147,20 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
         call = self._call(run, kwargs, is_stream=True)
-        guards = call.routing.guards
+        routing, ask = call.routing, partial(_asking, run, kwargs, "stream")
         for step in call.steps():
             if isinstance(step, Wait):
-                call.routing.clock.sleep(step.seconds)
+                routing.clock.sleep(step.seconds)
                 continue
-            model, child = run.attempt(step.target.model, step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                chunks = iter(model.stream(value, child, **own))
-                chunks = step.guarded(chunks, guards.stream, step.target.hanging)
+                if (found := opened(call, step, ask, run.report_failure)) is None:
+                    continue
+                step, ready, chunks = found  # noqa: PLW2901
+                chunks = step.guarded(chunks, routing.guards.stream, step.target.hanging)
                 try:
-                    for chunk in chunks:
+                    yield from ready
+                    while not step.passes_through and (chunk := next(chunks, _END)) is not _END:
                         yield from step.received(chunk)
-                        if step.passes_through:
-                            break
                     yield from chunks
                     step.finished()
                 finally:
@@ -179,22 +180,24 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
         call, before = self._call(run, kwargs, is_stream=True), cancellations()
-        guards = call.routing.guards
+        routing, ask = call.routing, partial(_asking, run, kwargs, "astream")
         for step in call.steps():
             if isinstance(step, Wait):
-                await call.routing.clock.asleep(step.seconds)
+                await routing.clock.asleep(step.seconds)
                 continue
-            model, child = run.attempt(step.async_model(streams=True), step.target.model_name)
             try:
-                value, own = map(_own, step.given(run.input, kwargs))
-                chunks = aiter(model.astream(value, child, **own))
-                chunks = step.guarded(chunks, guards.astream)
+                if (found := await aopened(call, step, ask, run.areport_failure)) is None:
+                    continue
+                step, ready, chunks = found  # noqa: PLW2901
+                chunks = step.guarded(chunks, routing.guards.astream)
                 try:
-                    async for chunk in chunks:
-                        for ready in step.received(chunk):
-                            yield ready
-                        if step.passes_through:
-                            break
+                    for chunk in ready:
+                        yield chunk
+                    while not step.passes_through and (
+                        (chunk := await anext(chunks, _END)) is not _END
+                    ):
+                        for each in step.received(chunk):
+                            yield each
                     async for chunk in chunks:
                         yield chunk
                     step.finished()
@@ -290,6 +293,16 @@ def _in_turn(limit: int, function: Callable[[T], Awaitable[U]]) -> Callable[[T],
             return await function(argument)
 
     return in_turn
+
+
+def _asking(run: Run, kwargs: dict[str, Any], method: str, attempt: Attempt) -> Callable[[], Any]:
+    """What asks an attempt's deployment; each gets lists and dicts of its own."""
+    is_async = method.startswith("a")
+    target = attempt.target
+    model = attempt.async_model() if is_async else target.model
+    model, config = run.attempt(model, target.model_name, is_hedge=attempt.is_hedge)
+    value, own = map(_own, attempt.given(run.input, kwargs))
+    return partial(getattr(model, method), value, config, **own)
 
 
 def _setting(name: str, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Any:

@@ -19,13 +19,8 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError
 
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.classify import (
-    is_context_overflow,
-    is_retryable,
-    kind,
-    portable,
-    quote,
-)
+from langchain_model_gateway.classify import is_context_overflow, is_retryable
+from langchain_model_gateway.quoting import kind, portable, quote
 
 _NAME_LIMIT: Final = 200
 
@@ -73,7 +68,7 @@ class FailedAttempt(_Attempt):
     def _known_secrets(self) -> tuple[str, ...] | None:
         try:
             return tuple(self._secrets())
-        except Exception:  # noqa: BLE001 - a stranger's model
+        except Exception:  # noqa: BLE001 - foreign code
             return None
 
     def __repr__(self) -> str:
@@ -114,12 +109,12 @@ class SkippedModel(NamedTuple):
     reason: str
     until: datetime | None = None
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The reason, and until when."""
         return self.reason + (f", until {self.until:%Y-%m-%d %H:%M:%S} UTC" if self.until else "")
 
     def __str__(self) -> str:
-        return f"{one_line(self.model_name, _NAME_LIMIT)} ({self.told()})"
+        return f"{one_line(self.model_name, _NAME_LIMIT)} ({self.describe()})"
 
 
 class ModelRouterError(ModelError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.load import InitValidator, Serializable
 from langchain_core.load.serializable import SerializedConstructor
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig
 from langchain_core.runnables.utils import get_unique_config_specs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
@@ -23,15 +24,17 @@ from langchain_model_gateway._arguments import (
     unknown_name,
     written_out,
 )
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.balance import Balance
+from langchain_model_gateway.chat_model import ChatModelFace
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
 from langchain_model_gateway.guards import Guards
-from langchain_model_gateway.logs import logger
 from langchain_model_gateway.policies import (
     CooldownPolicy,
+    HedgePolicy,
     RejectFunction,
     Rejection,
     RetryPolicy,
@@ -44,8 +47,6 @@ from langchain_model_gateway.timing import Clock, SystemClock
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
     from langchain_core.utils.pydantic import TypeBaseModel
-
-    from langchain_model_gateway.chat_model import GatewayChatModel
 
 G = TypeVar("G", bound="GatewayRunnable")
 
@@ -82,6 +83,7 @@ class GatewayRunnable(RoutedCalls):
         max_wait: The most seconds (or a `timedelta`) to wait for room in the limits where all are
             limited (if left out, none is waited for), or for a place where all are full (if left
             out, as long as it takes).
+        hedge: Ask another deployment too where the first takes long.
         name: What its runs are called in a trace.
 
     Raises:
@@ -114,6 +116,7 @@ class GatewayRunnable(RoutedCalls):
 
     balance: Balance | None = None
     max_wait: Annotated[AnySeconds, Field(ge=0)] | None = None
+    hedge: HedgePolicy | None = None
 
     _memory: Memory = PrivateAttr(default_factory=Memory)
     _clock: Clock = PrivateAttr(default_factory=SystemClock)
@@ -138,6 +141,7 @@ class GatewayRunnable(RoutedCalls):
         balance: Balance | None = None,
         affinity: str | None = None,
         max_wait: float | timedelta | None = None,
+        hedge: HedgePolicy | None = None,
         name: str | None = None,
     ) -> None: ...
 
@@ -216,6 +220,7 @@ class GatewayRunnable(RoutedCalls):
             translate_history=self.translate_history,
             balance=self.balance,
             max_wait=self.max_wait,
+            hedge=self.hedge,
         )
         return Routing.of(self.models, rules, self._memory, self._clock, self._guards)
 
@@ -261,8 +266,6 @@ class GatewayRunnable(RoutedCalls):
 
     def as_chat_model(self) -> "GatewayChatModel":
         """This gateway as a `BaseChatModel`, for code that checks for one."""
-        from langchain_model_gateway.chat_model import GatewayChatModel  # noqa: PLC0415 - a cycle
-
         return self._recast(GatewayChatModel)
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> "GatewayRunnable":
@@ -525,6 +528,35 @@ class GatewayRunnable(RoutedCalls):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # By way of the constructor, for fresh state; the models' clients are shared.
         return type(self)(**dict(self))
+
+
+class GatewayChatModel(GatewayRunnable, ChatModelFace):
+    """A gateway that is a `BaseChatModel`, for code that checks for one.
+
+    Made by `GatewayRunnable.as_chat_model()`. All calls are the gateway's: it keeps a chain's run
+    for each, and only the deployments' models report tokens and usage, so everything is counted
+    once. A chat model's own `cache`, `rate_limiter` and `callbacks` belong on the deployments.
+
+    It inherits from both, since one that holds a gateway must hand on thirty methods by name.
+
+    Attributes:
+        profile: What all deployments can do: the lesser limit, the shared capability. `None` if
+            a deployment does not tell.
+    """
+
+    @override
+    def bind_tools(  # type: ignore[override]
+        self, tools: Sequence[Any], **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        # Like every chat model's, a binding.
+        return super().bind_tools(tools, **kwargs).bind()
+
+    @override
+    def with_structured_output(
+        self, schema: Any, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        # Its answers are no messages, so it is no chat model.
+        return self._recast(GatewayRunnable).with_structured_output(schema, **kwargs)
 
 
 def _kind(value: object) -> str:

@@ -1,7 +1,7 @@
 """A conversation as the next client takes it, whoever began it.
 
 Clients read back what they wrote themselves: reasoning with its signature, the ids of stored
-items, blocks of their own. Another client sends these on as they are, and its provider refuses
+items, blocks of their own. Another client sends these on as they are, and its provider rejects
 them, or it raises before anything is sent.
 
 Pure: no input or output, and nothing is changed in place.
@@ -200,7 +200,7 @@ def _stamped(
 def _plain(message: AIMessage, client: Client) -> AIMessage | None:
     """A copy with what every provider takes; `None` where that is nothing.
 
-    Several providers refuse a message with neither text nor a tool call.
+    Several providers reject a message with neither text nor a tool call.
     """
     calls = [
         {"name": call["name"], "args": call["args"], "id": call["id"], "type": "tool_call"}

@@ -3,22 +3,18 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from langchain_core.load import InitValidator, Serializable
 from langchain_core.load import load as load_beta
 
 from langchain_model_gateway._compat import default_init_validator, suppress_beta_warning
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.classify import quote
-from langchain_model_gateway.logs import logger
+from langchain_model_gateway.quoting import quote
 from langchain_model_gateway.secrets import close_gaps, found_by_itself, texts
 
-if TYPE_CHECKING:
-    from langchain_model_gateway.gateway import GatewayRunnable
-
-
-G = TypeVar("G", bound="GatewayRunnable")
+G = TypeVar("G", bound=Serializable)
 
 # Both as LangChain's loader has them.
 _ESCAPED: Final = "__lc_escaped__"

@@ -164,3 +164,51 @@ class CooldownPolicy(_Policy):
     def longer(self, cooldown: float, retry_after: float | None) -> float:
         """How many seconds a cooldown lasts after a failed probe."""
         return min(max(2 * cooldown, retry_after or 0.0), self.max_duration)
+
+
+class HedgePolicy(_Policy):
+    """Ask another deployment too where the first one takes long, and take the first answer.
+
+    "The Tail at Scale" (Dean and Barroso, CACM 2013). It helps against hangs and slow tails, and
+    costs at most `budget` more calls.
+
+    Args:
+        delay: The most seconds (or a `timedelta`) to wait for the first one to answer; in a stream,
+            to give its first real chunk.
+        quantile: The share of the recent latencies of the first one after which another is asked,
+            where that is less than `delay`.
+        least_delay: The least seconds (or a `timedelta`) to wait.
+        budget: The share of calls that may be hedged; up to ten are saved up.
+
+    Raises:
+        ValidationError: If a number is out of range, or `least_delay` more than `delay`.
+    """
+
+    delay: Seconds = 2.0
+    quantile: float = Field(default=0.98, gt=0, lt=1)
+    least_delay: Seconds = 0.1
+    budget: float = Field(default=0.05, gt=0, le=1)
+
+    @written_out
+    def __init__(
+        self,
+        *,
+        delay: float | timedelta = 2.0,
+        quantile: float = 0.98,
+        least_delay: float | timedelta = 0.1,
+        budget: float = 0.05,
+    ) -> None: ...
+
+    @model_validator(mode="after")
+    def _check_delays(self) -> Self:
+        if self.least_delay > self.delay:
+            raise ValueError(f"least_delay ({self.least_delay}) is more than delay ({self.delay})")
+        return self
+
+    def after(self, usual: float | None) -> float:
+        """The seconds after which another is asked.
+
+        Args:
+            usual: The quantile of recent latencies, if any are known.
+        """
+        return self.delay if usual is None else max(self.least_delay, min(self.delay, usual))

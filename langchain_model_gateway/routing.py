@@ -15,6 +15,7 @@ from langchain_core.exceptions import ModelTimeoutError
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway._arguments import unknown_name
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway.admission import Admission, Closed, Moment, Outcome, Permit, Size
 from langchain_model_gateway.admission.cooldown import Cooldown
 from langchain_model_gateway.admission.limits import Limits
@@ -26,10 +27,16 @@ from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards, Hanging
-from langchain_model_gateway.logs import Logs, logger
-from langchain_model_gateway.policies import CooldownPolicy, RejectFunction, Rejection, RetryPolicy
+from langchain_model_gateway.listeners.logs import Logs
+from langchain_model_gateway.policies import (
+    CooldownPolicy,
+    HedgePolicy,
+    RejectFunction,
+    Rejection,
+    RetryPolicy,
+)
 from langchain_model_gateway.secrets import secret_values
-from langchain_model_gateway.state import DeploymentState, Memory
+from langchain_model_gateway.state import DeploymentState, HedgeBudget, Memory
 from langchain_model_gateway.timing import Clock
 from langchain_model_gateway.wrappers import max_output
 
@@ -74,6 +81,7 @@ class Rules(NamedTuple):
     translate_history: bool
     balance: Balance | None
     max_wait: float | None
+    hedge: HedgePolicy | None
 
 
 class Target:
@@ -110,7 +118,8 @@ class Target:
         if deployment.rpm is not None or deployment.tpm is not None:
             most = max_output(deployment.model)
             admissions.append(Limits(state.usage, deployment.rpm, deployment.tpm, most))
-        if deployment.max_concurrency is not None or rules.balance in {"least_busy", "fastest"}:
+        is_watched = rules.balance in {"least_busy", "fastest"} or rules.hedge is not None
+        if deployment.max_concurrency is not None or is_watched:
             admissions.append(Places(state.load, deployment.max_concurrency))
         self.admissions = tuple(admissions)
 
@@ -154,7 +163,7 @@ class Target:
 
     def secrets(self) -> tuple[str, ...]:
         """Its keys, which no text may show."""
-        return secret_values(self._deployment.core)
+        return secret_values(self._deployment.inner_model)
 
     def skip(self, closed: Closed) -> SkippedModel:
         """Why it was not asked, as it is told."""
@@ -186,6 +195,7 @@ class Routing:
     clock: Clock
     guards: Guards
     listener: Logs
+    hedges: HedgeBudget
     _orders: dict[object, tuple[Target, ...]] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -204,7 +214,7 @@ class Routing:
         targets = [Target(each, rules, memory[each.model_name], listener) for each in models]
         by_name = {target.model_name: target for target in targets}
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
-        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listener)
+        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listener, memory.hedges)
 
     def moment(self) -> Moment:
         """The present."""

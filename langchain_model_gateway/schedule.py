@@ -174,7 +174,7 @@ class Timetable(NamedTuple):
         here = _minute_of_week(local)
         if self.cells[here] != _WHOLE:
             return now
-        # Wherever closed minutes end, the instant after them is closed too.
+        # Wherever restricted minutes end, the instant after them is restricted too.
         found = self.cells.find(_ON_THE_DOT, here)
         if found < 0 and (found := self.cells.find(_ON_THE_DOT)) < 0:
             return None
@@ -234,7 +234,7 @@ def clock_changes(zone: tzinfo, start: datetime, end: datetime) -> Iterator[date
         yield high
 
 
-def closed_stretches(
+def restricted_stretches(
     schedules: Sequence[tuple[TimeWindow, ...]], start: datetime, end: datetime
 ) -> Iterator[tuple[datetime, datetime]]:
     """The stretches of time in which the windows restrict every one of several deployments.
@@ -252,33 +252,33 @@ def closed_stretches(
     start = start.astimezone(UTC).replace(second=0, microsecond=0)
     zones = {window.zone for windows in schedules for window in windows}
     changes = sorted({change for zone in zones for change in clock_changes(zone, start, end)})
-    closed_since: datetime | None = None
+    restricted_since: datetime | None = None
     for first, last in zip([start, *changes], [*changes, end], strict=True):
-        closed = _combined(min, [_closed_minutes(windows, first) for windows in schedules])
+        restricted = _combined(min, [_restricted_minutes(windows, first) for windows in schedules])
         # Twice, so that a search for the next change may run over the week's end.
-        closed *= 2
+        restricted *= 2
         at = first
         while at < last:
             minute = _minute_of_week(at)
-            is_closed = closed[minute]
-            if is_closed and closed_since is None:
-                closed_since = at
-            elif not is_closed and closed_since is not None:
-                yield closed_since, at
-                closed_since = None
-            change = closed.find(not is_closed, minute)
+            is_restricted = restricted[minute]
+            if is_restricted and restricted_since is None:
+                restricted_since = at
+            elif not is_restricted and restricted_since is not None:
+                yield restricted_since, at
+                restricted_since = None
+            change = restricted.find(not is_restricted, minute)
             at = last if change < 0 else min(last, at + (change - minute) * _MINUTE)
-    if closed_since is not None:
-        yield closed_since, end
+    if restricted_since is not None:
+        yield restricted_since, end
 
 
-def _closed_minutes(windows: tuple[TimeWindow, ...], at: datetime) -> bytes:
-    """For each minute of a week in UTC whether windows close it, by the UTC offsets of `at`."""
+def _restricted_minutes(windows: tuple[TimeWindow, ...], at: datetime) -> bytes:
+    """For each minute of a week in UTC whether windows restrict it, by the UTC offsets of `at`."""
     tables = []
     for zone, cells in timetables(windows):
         offset = _utc_offset(zone, at) // _MINUTE % WEEK_MINUTES
-        closed = cells.translate(_IS_WHOLE)
-        tables.append(closed[offset:] + closed[:offset])
+        restricted = cells.translate(_IS_WHOLE)
+        tables.append(restricted[offset:] + restricted[:offset])
     return _combined(max, tables)
 
 

@@ -114,7 +114,7 @@ def _held(
     seen: dict[int, object] = {}  # the objects too: an id is another's once its owner is gone
     while queue and len(seen) < most:
         name, value, is_declared = queue.popleft()
-        with suppress(Exception):  # whatever somebody's objects do when looked at
+        with suppress(Exception):  # foreign code, which may raise when looked at
             if isinstance(value, (SecretStr, SecretBytes)):
                 value, is_declared = value.get_secret_value(), True
             if isinstance(value, bytes):
@@ -178,7 +178,7 @@ def _declared(value: object) -> Mapping[str, str]:
         return {}
     try:
         return dict(value.lc_secrets)
-    except Exception:  # noqa: BLE001 - a stranger's code; what does not tell is all taken for one
+    except Exception:  # noqa: BLE001 - foreign code; what cannot be read is all taken for one
         return dict.fromkeys(type(value).model_fields, "")
 
 

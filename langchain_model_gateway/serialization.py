@@ -7,25 +7,24 @@ import builtins
 import pickle
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NoReturn, TypeVar
 
 import langchain_core.exceptions
 from langchain_core.load import dumpd
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.classify import quote
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.loading import is_gateway, is_node, load, nodes
-from langchain_model_gateway.logs import logger
+from langchain_model_gateway.quoting import quote
 from langchain_model_gateway.secrets import models_in, plain_secrets, secret_values, texts
 
-if TYPE_CHECKING:
-    from langchain_model_gateway.gateway import GatewayRunnable
+G = TypeVar("G", bound=BaseModel)
 
-G = TypeVar("G", bound="GatewayRunnable")
+Deployments = Sequence[ModelDeployment]
 
 _ENDPOINT_KEYS: Final = (
     *("base_url", "api_base", "api_url", "endpoint", "endpoint_url", "host", "server_url"),
@@ -36,32 +35,31 @@ _ENDPOINT_KEYS: Final = (
 # --- writing ---------------------------------------------------------------------------------
 
 
-def plain_arguments(gateway: "GatewayRunnable") -> dict[str, Any]:
+def plain_arguments(gateway: BaseModel) -> dict[str, Any]:
     """The constructor's arguments as plain data, each model in its own LangChain form.
 
     Raises:
         ValueError: If one has no serialized form, or holds a secret in plain text.
     """
-    fields = type(gateway).model_fields
-    arguments = {
+    fields, arguments = type(gateway).model_fields, dict(gateway)
+    models: Deployments = arguments.pop("models")
+    given = {
         name: _plain(value)
-        for name, value in gateway
-        if name not in {"models", "exceptions_to_handle"}
-        and not fields[name].exclude
-        and value != fields[name].default
+        for name, value in arguments.items()
+        if not fields[name].exclude and value != fields[name].default
     }
-    if gateway.exceptions_to_handle != fields["exceptions_to_handle"].default:
-        arguments["exceptions_to_handle"] = list(map(_exception_name, gateway.exceptions_to_handle))
-    for name, deployment in _deployments(gateway):
+    if "exceptions_to_handle" in given:
+        given["exceptions_to_handle"] = list(map(_exception_name, given["exceptions_to_handle"]))
+    for name, deployment in _innermost(models):
         _check_has_form(name, deployment)
-    _check_no_secret(gateway)
-    return {"models": [_plain_deployment(deployment) for deployment in gateway.models], **arguments}
+    _check_no_secret(models)
+    return {"models": [_plain_deployment(deployment) for deployment in models], **given}
 
 
-def serialize(gateway: "GatewayRunnable") -> dict[str, Any]:
+def serialize(gateway: BaseModel) -> dict[str, Any]:
     """`dumpd(gateway)`, with a warning of what a load would not bring back."""
     data: dict[str, Any] = dumpd(gateway)
-    _warn_of_losses(gateway)
+    _warn_of_losses(dict(gateway)["models"])
     return data
 
 
@@ -87,12 +85,12 @@ def _plain_deployment(deployment: ModelDeployment) -> dict[str, Any]:
     return entry
 
 
-def _deployments(gateway: Any, outer: str = "") -> Iterator[tuple[str, ModelDeployment]]:
+def _innermost(models: Deployments, outer: str = "") -> Iterator[tuple[str, ModelDeployment]]:
     """The deployments that are no gateways, each with its name as `"outer/inner"`."""
-    for deployment in gateway.models:
+    for deployment in models:
         name = f"{outer}{deployment.model_name}"
-        if is_gateway(type(deployment.core)):
-            yield from _deployments(deployment.core, f"{name}/")
+        if deployment.inner_deployments:
+            yield from _innermost(deployment.inner_deployments, f"{name}/")
         else:
             yield name, deployment
 
@@ -116,9 +114,9 @@ def _check_has_form(name: str, deployment: ModelDeployment) -> None:
         )
 
 
-def _check_no_secret(gateway: "GatewayRunnable") -> None:
+def _check_no_secret(models: Deployments) -> None:
     """Raise if what would be written of a model holds a secret, its own or another's."""
-    deployments = list(_deployments(gateway))
+    deployments = list(_innermost(models))
     secrets = {secret for _, each in deployments for secret in secret_values(each.model)}
     for name, deployment in deployments:
         dumped = _form(deployment.model)
@@ -138,15 +136,15 @@ def _refuse(name: str, why: str) -> NoReturn:
     raise ValueError(f"deployment {one_line(name, 60)!r} cannot be serialized: {why}")
 
 
-def _warn_of_losses(gateway: "GatewayRunnable") -> None:
+def _warn_of_losses(models: Deployments) -> None:
     """Tell of what neither a payload nor a pickle brings back."""
     users: defaultdict[str, dict[str, set[object]]] = defaultdict(dict)
-    for name, deployment in _deployments(gateway):
+    for name, deployment in _innermost(models):
         if (form := _form(deployment.model)) is None:
             continue
         for node in nodes(form, "constructor"):
             for secret in _secret_names(node):
-                place = (endpoint(node), secret_values(deployment.core))
+                place = (endpoint(node), secret_values(deployment.inner_model))
                 users[secret].setdefault(name, set()).add(place)
         _warn_of_left_out(name, deployment)
     for secret, places in users.items():
@@ -219,7 +217,7 @@ def exception_class(name: str) -> type[BaseException]:
 # --- pickle ----------------------------------------------------------------------------------
 
 
-def picklable(gateway: "GatewayRunnable") -> dict[str, Any]:
+def picklable(gateway: BaseModel) -> dict[str, Any]:
     """The constructor's arguments for a pickle: models in their serialized form, without keys.
 
     A model that has none is left to pickle itself.
@@ -228,10 +226,12 @@ def picklable(gateway: "GatewayRunnable") -> dict[str, Any]:
         ValueError: If a pickle would hold a secret in plain text.
         TypeError: If a model can be pickled in no way.
     """
-    _check_no_secret(gateway)
-    _warn_of_losses(gateway)
-    entries = [{**dict(each), "model": _picklable_model(each)} for each in gateway.models]
-    return {**dict(gateway), "models": entries}
+    arguments = dict(gateway)
+    models: Deployments = arguments["models"]
+    _check_no_secret(models)
+    _warn_of_losses(models)
+    entries = [{**dict(each), "model": _picklable_model(each)} for each in models]
+    return {**arguments, "models": entries}
 
 
 def _picklable_model(deployment: ModelDeployment) -> object:

@@ -4,6 +4,8 @@ Shared by the gateways derived from one, and never serialized.
 """
 
 import os
+from threading import Lock
+from typing import Final
 from weakref import WeakSet
 
 from langchain_model_gateway.admission.cooldown import Circuit
@@ -11,6 +13,9 @@ from langchain_model_gateway.admission.limits import Usage
 from langchain_model_gateway.admission.places import Load
 from langchain_model_gateway.balance import Turn
 from langchain_model_gateway.guards import Hanging
+
+_MOST_SAVED: Final = 10.0
+_ROUNDING: Final = 1e-9
 
 
 class DeploymentState:
@@ -33,11 +38,39 @@ class DeploymentState:
         self.usage.renew_lock()
 
 
+class HedgeBudget:
+    """How many calls may be hedged now: a share of all calls, saved up."""
+
+    __slots__ = ("_lock", "_saved")
+
+    def __init__(self) -> None:
+        self._saved = 1.0
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Make a new lock: in a forked process the old one may be held by nobody."""
+        self._lock = Lock()
+
+    def earn(self, share: float) -> None:
+        """A call is made."""
+        with self._lock:
+            self._saved = min(self._saved + share, _MOST_SAVED)
+
+    def spend(self) -> bool:
+        """Hedge one call, if one may be."""
+        with self._lock:
+            if self._saved < 1 - _ROUNDING:
+                return False
+            self._saved -= 1
+            return True
+
+
 class Memory:
-    """The state of each deployment, by name."""
+    """The state of each deployment, by name, and of what they share."""
 
     def __init__(self) -> None:
         self._deployments: dict[str, DeploymentState] = {}
+        self.hedges = HedgeBudget()
         _memories.add(self)
 
     def __getitem__(self, model_name: str) -> DeploymentState:
@@ -47,6 +80,7 @@ class Memory:
 
     def after_fork(self) -> None:
         """Make each deployment's state usable in a forked process."""
+        self.hedges.renew_lock()
         for state in self._deployments.values():
             state.after_fork()
 

@@ -15,8 +15,8 @@ from langchain_core.runnables import (
 )
 from langchain_core.runnables.base import RunnableBindingBase
 
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.logs import logger
 
 AnyRunnable: TypeAlias = Runnable[Any, Any]
 

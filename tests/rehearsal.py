@@ -178,8 +178,8 @@ ERRORS: dict[str, Callable[[str | None], Exception]] = {
 }
 WORTH_A_RETRY = {"busy", "down", "unreachable", "too_late", "nothing"}
 SAYS_NOTHING_OF_HEALTH = {"malformed", "too_large", "overflow", "lookup"}
-# Answers that `reject` may refuse: the finish reason they end with.
-REFUSABLE = {"content_filter": "content_filter", "length": "length", "truncated": ""}
+# Answers that `reject` may name: the finish reason they end with.
+REJECTABLE = {"content_filter": "content_filter", "length": "length", "truncated": ""}
 
 
 def random_schedule(seed: int) -> Schedule:
@@ -194,7 +194,7 @@ def random_schedule(seed: int) -> Schedule:
     def outcome() -> Outcome:
         kind = "ok"
         if chance.random() < failing:
-            kind = chance.choice([*ERRORS, "down", "busy", *REFUSABLE, "nothing"])
+            kind = chance.choice([*ERRORS, "down", "busy", *REJECTABLE, "nothing"])
         after = None
         if kind in {"busy", "down", "denied"}:
             date = format_datetime(NOON + timedelta(seconds=chance.choice([2, 40, 400])))
@@ -256,7 +256,7 @@ def random_schedule(seed: int) -> Schedule:
         retry=maybe(retry, retry),
         cooldown=maybe(cooldown, cooldown),
         timeout=maybe(None, 1.0, 4.0, 20.0),
-        reject=tuple(kind for kind in REFUSABLE if chance.random() < 0.4),
+        reject=tuple(kind for kind in REJECTABLE if chance.random() < 0.4),
         lookup_errors_are_handled=chance.random() < 0.5,
     )
 
@@ -313,7 +313,7 @@ class FollowsSchedule(Runnable[Any, Any]):
 
 
 def _finish(outcome: Outcome) -> dict[str, str]:
-    reason = REFUSABLE.get(outcome.kind, "stop")
+    reason = REJECTABLE.get(outcome.kind, "stop")
     return {"finish_reason": reason} if reason else {}
 
 
@@ -439,8 +439,8 @@ def _kind(error: Exception) -> str:
 @dataclass
 class _Health:
     failed_at: list[float] = field(default_factory=list)
-    rest: float | None = None
-    wakes_at: float = 0.0
+    cooldown: float | None = None
+    cools_until: float = 0.0
 
 
 class _Over(Exception):  # noqa: N818 - no error
@@ -476,15 +476,15 @@ class Oracle:
 
     def _try_all(self, preference: str | None) -> None:
         everyone = sorted(self.rules.deployments, key=lambda each: each.name != preference)
-        at_rest = []
+        cooling = []
         for deployment in everyone:
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
-            elif self._rests(deployment):
-                at_rest.append((self.health[deployment.name].wakes_at, deployment))
+            elif self._is_cooling(deployment):
+                cooling.append((self.health[deployment.name].cools_until, deployment))
             else:
                 self._try(deployment, everyone, is_last_resort=False)
-        for _, deployment in sorted(at_rest, key=lambda each: each[0]):
+        for _, deployment in sorted(cooling, key=lambda each: each[0]):
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
             else:
@@ -512,7 +512,7 @@ class Oracle:
                 return
             # One that may not be asked by then is not waited for.
             then = self.time + wait
-            if not is_last_resort and self._rests(deployment, then):
+            if not is_last_resort and self._is_cooling(deployment, then):
                 return
             if self._is_restricted(deployment, then):
                 return
@@ -529,7 +529,7 @@ class Oracle:
             return None
         tried = {name for name, _ in self.failures}
         untried = [each for each in everyone if each.name not in tried]
-        is_free = [not self._is_restricted(d) and not self._rests(d) for d in untried]
+        is_free = [not self._is_restricted(d) and not self._is_cooling(d) for d in untried]
         if asked is not None and asked > rules["max_delay"] and any(is_free):
             return None
         longest = min(rules["max_delay"], rules["initial_delay"] * 2 ** (attempt - 1))
@@ -542,8 +542,8 @@ class Oracle:
         outcome = deployment.outcomes[self.asked[name] % len(deployment.outcomes)]
         self.asked[name] += 1
         self.attempts.append((name, self.time))
-        is_probe = self._was_at_rest(name) and not self._rests(deployment)
-        is_extra = self._rests(deployment)
+        is_probe = self._has_cooldown(name) and not self._is_cooling(deployment)
+        is_extra = self._is_cooling(deployment)
         kind, has_begun = self._take(deployment, outcome)
         if kind is None:
             self.health[name] = _Health()
@@ -568,16 +568,16 @@ class Oracle:
         if self._is_too_late(outcome.latency, deployment.timeout):
             return "too_late", False
         is_error = outcome.kind in ERRORS
-        refused = outcome.kind if outcome.kind in self.rules.reject else None
+        rejected = outcome.kind if outcome.kind in self.rules.reject else None
         if not self.streams:
             if outcome.kind == "truncated":  # only a stream can be
-                refused = None
-            return (outcome.kind if is_error else refused), False
+                rejected = None
+            return (outcome.kind if is_error else rejected), False
         if outcome.kind == "nothing" or (is_error and not outcome.midway):
             return outcome.kind, False
         if self._is_too_late(outcome.gap, deployment.stall_timeout):
             return "too_late", True
-        return (outcome.kind if is_error else refused), True
+        return (outcome.kind if is_error else rejected), True
 
     def _is_too_late(self, takes: float, limit: float | None) -> bool:
         """Let time pass, up to a deployment's limit or the call's, whichever is first."""
@@ -594,24 +594,25 @@ class Oracle:
         if rules is None:
             return
         if is_probe:
-            assert health.rest is not None
-            health.rest = min(max(2 * health.rest, retry_after or 0), rules["max_duration"])
+            assert health.cooldown is not None
+            health.cooldown = min(max(2 * health.cooldown, retry_after or 0), rules["max_duration"])
         else:
             health.failed_at.append(self.time)
             recent = [each for each in health.failed_at if self.time - each <= rules["window"]]
             if len(recent) < rules["failure_threshold"] and kind != "denied":
                 return
             asked = retry_after or rules["duration"]
-            health.rest = min(asked, rules["max_duration"])
+            health.cooldown = min(asked, rules["max_duration"])
         health.failed_at = []
-        health.wakes_at = self.time + health.rest
+        health.cools_until = self.time + health.cooldown
 
-    def _was_at_rest(self, name: str) -> bool:
-        return self.health[name].rest is not None
+    def _has_cooldown(self, name: str) -> bool:
+        return self.health[name].cooldown is not None
 
-    def _rests(self, deployment: Deployment, at: float | None = None) -> bool:
+    def _is_cooling(self, deployment: Deployment, at: float | None = None) -> bool:
         health = self.health[deployment.name]
-        return health.rest is not None and (self.time if at is None else at) < health.wakes_at
+        then = self.time if at is None else at
+        return health.cooldown is not None and then < health.cools_until
 
     def _retry_after(self, outcome: Outcome | None) -> float | None:
         told = outcome.retry_after if outcome else None

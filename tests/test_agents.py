@@ -265,7 +265,7 @@ def test_retry_middleware(model: Any, weak: LLMock, strong: LLMock, way: str):
 def test_retry_middleware_does_not_insist_where_waiting_cannot_help(
     model: Any, weak: LLMock, strong: LLMock
 ):
-    """Two refused keys stay refused: `is_retryable` is false, and the error comes through."""
+    """Two rejected keys stay rejected: `is_retryable` is false, and the error comes through."""
     weak.fail(401, times=None)
     strong.fail(401, times=None)
     retry = ModelRetryMiddleware(max_retries=3, initial_delay=0, jitter=False)
@@ -314,7 +314,7 @@ def test_human_in_the_loop_resumes_on_another_deployment(model: Any, weak: LLMoc
 
 @both_ways
 def test_summarization_middleware(gateway: GatewayRunnable, weak: LLMock, way: str):
-    """It wants a chat model; the summary itself falls over like any call."""
+    """It wants a chat model; the summary itself falls back like any call."""
     summarization = SummarizationMiddleware(
         gateway.as_chat_model(), trigger=("messages", 4), keep=("messages", 1)
     )

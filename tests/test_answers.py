@@ -354,7 +354,7 @@ def _call(**args: Any) -> AIMessage:
 
 
 WRONG = _call(city="hunter2", degrees="hunter2")
-REFUSED = AIMessage(
+REFUSAL = AIMessage(
     "", additional_kwargs={"refusal": "hunter2"}, response_metadata={"model_provider": "openai"}
 )
 RIGHT = _call(city="Oslo", degrees=4)
@@ -370,11 +370,11 @@ def _invoke(runnable: Any, is_async: bool) -> Any:
     ("reply", "cause", "verdict"),
     [
         (WRONG, "ValidationError", "does not parse"),
-        (REFUSED, "ModelRefusalError", "refusal: the model declined"),
+        (REFUSAL, "ModelRefusalError", "refusal: the model declined"),
     ],
-    ids=["wrong", "refused"],
+    ids=["wrong", "refusal"],
 )
-def test_output_that_does_not_parse_or_is_refused_is_a_rejected_answer(
+def test_output_that_does_not_parse_or_is_a_refusal_is_a_rejected_answer(
     reply: AIMessage,
     cause: str,
     verdict: str,

@@ -441,7 +441,7 @@ def test_an_answer_is_its_callers_own(form: str) -> None:
 
 
 def test_a_chain_that_answers_with_text_is_a_deployment(ask: Ask) -> None:
-    """What is no message passes through as it is, and falls over like any answer."""
+    """What is no message passes through as it is, and falls back like any answer."""
     parsed = says("hi") | StrOutputParser()
     assert ask(gateway(fails() | StrOutputParser(), parsed), "x") == "hi"
 

@@ -538,7 +538,7 @@ class Joke(BaseModel):
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 def test_structured_output(chat: GatewayChatModel, weak: LLMock, strong: LLMock, method: str):
-    """The same as the gateway's: what does not parse falls over."""
+    """The same as the gateway's: what does not parse falls back."""
     weak.reply("I know none.")
     if method == "function_calling":
         strong.call_tool("Joke", {"setup": "a", "punchline": "b"})

@@ -49,11 +49,10 @@ from langchain_model_gateway.classify import (
     is_request_fault,
     is_retryable,
     is_wrong_event_loop,
-    portable,
     provider_status,
-    quote,
     retry_after,
 )
+from langchain_model_gateway.quoting import portable, quote
 
 from .conftest import CallForm, openai_at
 from .models import ScriptedChatModel, gateway_over, says, who
@@ -491,7 +490,7 @@ def test_another_event_loops_errors(error: Exception) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
 def test_context_overflows(error: Exception, expected: bool) -> None:
-    """An overflow is known by its class, or by what a refused request's text says."""
+    """An overflow is known by its class, or by what a rejected request's text says."""
     assert is_context_overflow(error) is expected
 
 
@@ -696,7 +695,7 @@ def test_causes_that_go_in_a_circle_end() -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
 def test_is_request_fault(error: Exception, expected: bool) -> None:
-    """Only a refused request or an overlong one is the request's own fault."""
+    """Only a rejected request or an overlong one is the request's own fault."""
     assert is_request_fault(error) is expected
 
 

@@ -107,7 +107,7 @@ def _in_cooldown(gate: Gate, clock: VirtualClock, **limits: Any) -> GatewayRunna
     return gateway
 
 
-def _is_awake(gateway: GatewayRunnable) -> bool:
+def _is_free(gateway: GatewayRunnable) -> bool:
     return not gateway.explain().deferred
 
 
@@ -129,7 +129,7 @@ def test_fifty_threads_make_one_probe(gateway: GatewayRunnable, gate: Gate) -> N
         gate.go.set()
         texts = [answer.result(20) for answer in answers]
     assert sorted(texts) == ["gate"] + ["hello"] * (MANY - 1)
-    assert _is_awake(gateway)
+    assert _is_free(gateway)
 
 
 async def test_fifty_tasks_make_one_probe(gateway: GatewayRunnable, gate: Gate) -> None:
@@ -140,7 +140,7 @@ async def test_fifty_tasks_make_one_probe(gateway: GatewayRunnable, gate: Gate) 
     gate.go.set()
     texts = [(await task).text for task in tasks]
     assert sorted(texts) == ["gate"] + ["hello"] * (MANY - 1)
-    assert _is_awake(gateway)
+    assert _is_free(gateway)
 
 
 def test_several_event_loops_make_one_probe(gateway: GatewayRunnable, gate: Gate) -> None:
@@ -181,15 +181,15 @@ def test_one_event_loop_after_another() -> None:
 def test_a_failed_probe_sends_all_fifty_away(
     gateway: GatewayRunnable, gate: Gate, clock: VirtualClock
 ) -> None:
-    """And the next rest is longer."""
+    """And the next cooldown is longer."""
     gate.is_dead = True
     gate.go.set()
     with ThreadPoolExecutor(MANY) as pool:
         texts = list(pool.map(lambda _: gateway.invoke("?").text, range(MANY)))
     assert texts == ["hello"] * MANY
     assert gate.asked == 1
-    (resting,) = gateway.explain().deferred
-    assert (resting.until - clock.now()).total_seconds() == 60
+    (deferred,) = gateway.explain().deferred
+    assert (deferred.until - clock.now()).total_seconds() == 60
 
 
 # --- who goes away ----------------------------------------------------------------------------
@@ -203,7 +203,7 @@ async def test_a_cancelled_probe_gives_its_place_back(gateway: GatewayRunnable, 
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe
-    assert _is_awake(gateway), "it may be probed"
+    assert _is_free(gateway), "it may be probed"
     gate.go.set()
     assert (await gateway.ainvoke("?")).text == "gate"
     assert gate.asked == 2
@@ -288,7 +288,7 @@ def test_a_probes_place_is_free_again_after_its_lease(
     gate.go.set()
     assert gateway.invoke("?").text == "gate"
     assert "".join(chunk.text for chunk in chunks) == "ate"
-    assert _is_awake(gateway)
+    assert _is_free(gateway)
 
 
 def test_a_probe_that_outlives_its_lease_gives_no_other_probes_place_back(
@@ -343,7 +343,7 @@ def test_a_forked_process_does_not_inherit_a_held_lock(
 
 
 def _late(gateway: GatewayRunnable, gate: Gate, clock: VirtualClock, *, ends_dead: bool) -> None:
-    """A call made while awake ends after others have sent the deployment to rest."""
+    """A call made while the deployment is free ends after others have begun its cooldown."""
     gate.go.set()
     assert gateway.invoke("?").text == "gate"
     gate.go.clear()
@@ -356,7 +356,7 @@ def _late(gateway: GatewayRunnable, gate: Gate, clock: VirtualClock, *, ends_dea
     gate.go.set()
     gate.is_dead = True
     assert gateway.invoke("?").text == "hello"
-    assert not _is_awake(gateway)
+    assert not _is_free(gateway)
     gate.is_dead = ends_dead
     own.set()
     assert late.result(20).text == ("hello" if ends_dead else "gate")
@@ -368,8 +368,8 @@ def test_a_late_success_of_an_older_call_does_not_end_the_rest(
 ) -> None:
     """It tells of the time before."""
     _late(gateway, gate, clock, ends_dead=False)
-    (resting,) = gateway.explain().deferred
-    assert (resting.until - clock.now()).total_seconds() == 30
+    (deferred,) = gateway.explain().deferred
+    assert (deferred.until - clock.now()).total_seconds() == 30
 
 
 def test_a_late_failure_of_an_older_call_does_not_lengthen_the_rest(
@@ -377,8 +377,8 @@ def test_a_late_failure_of_an_older_call_does_not_lengthen_the_rest(
 ) -> None:
     """Fifty calls that fail together are one outage."""
     _late(gateway, gate, clock, ends_dead=True)
-    (resting,) = gateway.explain().deferred
-    assert (resting.until - clock.now()).total_seconds() == 30
+    (deferred,) = gateway.explain().deferred
+    assert (deferred.until - clock.now()).total_seconds() == 30
 
 
 # --- nothing held, nothing left ---------------------------------------------------------------
@@ -472,7 +472,7 @@ def test_derived_gateways_share_one_health(gateway: GatewayRunnable, gate: Gate)
 
 
 def test_health_counts_are_exact_under_threads(clock: VirtualClock) -> None:
-    """No failure is lost and none is counted twice: the 40th of 40 sends it to rest."""
+    """No failure is lost and none is counted twice: the 40th of 40 begins its cooldown."""
 
     class Dead(Runnable[Any, Any]):
         asked = 0
@@ -490,9 +490,9 @@ def test_health_counts_are_exact_under_threads(clock: VirtualClock) -> None:
     gateway = rehearsed(gateway, clock)
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(lambda _: gateway.invoke("?"), range(39)))
-        assert _is_awake(gateway)
+        assert _is_free(gateway)
     gateway.invoke("?")
-    assert not _is_awake(gateway)
+    assert not _is_free(gateway)
 
 
 class _AsyncOnly(Runnable[Any, Any]):

@@ -109,7 +109,7 @@ def test_a_plan_prints_the_preferred_first() -> None:
 
 
 def test_a_plan_prints_who_rests() -> None:
-    """A resting deployment is shown as the last resort, and until when it rests."""
+    """A deployment in cooldown is shown as the last resort, and until when."""
     cooldown = CooldownPolicy(failure_threshold=1, duration=30)
     gateway = gateway_over(says(ConnectionError()), says("b"), cooldown=cooldown)
     with freeze_time(NOON):

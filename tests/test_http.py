@@ -42,7 +42,7 @@ def failed(answer: Any) -> list[dict[str, str]]:
     return answer.response_metadata["gateway"]["failed"]
 
 
-# --- falling over --------------------------------------------------------------------------------
+# --- falling back --------------------------------------------------------------------------------
 
 
 def test_a_healthy_provider_is_the_only_one_asked(
@@ -282,7 +282,7 @@ def test_the_error_names_each_provider_and_its_error(
     assert caught.value.is_retryable
 
 
-def test_two_refused_keys_are_no_reason_to_wait(gateway: GatewayRunnable, providers: list[LLMock]):
+def test_two_rejected_keys_are_no_reason_to_wait(gateway: GatewayRunnable, providers: list[LLMock]):
     """`is_retryable` is true only where waiting could help."""
     for provider in providers:
         provider.fail(401)

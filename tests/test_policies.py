@@ -1,4 +1,4 @@
-"""Retries, rests, deadlines and refused answers: each by itself, and all together."""
+"""Retries, cooldowns, deadlines and rejected answers: each by itself, and all together."""
 
 import asyncio
 import threading
@@ -348,7 +348,7 @@ def test_a_wait_that_would_end_inside_a_window_is_not_begun(drill: Drill) -> Non
     assert drill.asked == [1, 1]
 
 
-# --- rests ------------------------------------------------------------------------------------
+# --- cooldowns --------------------------------------------------------------------------------
 
 
 def test_a_deployment_that_keeps_failing_rests_until_a_probe_succeeds(drill: Drill) -> None:
@@ -393,54 +393,54 @@ def test_failures_count_in_a_row_only(drill: Drill) -> None:
     assert drill.gateway.explain().order == ("b", "a")
 
 
-@pytest.mark.parametrize(("apart", "rests"), [(30.0, True), (30 + 1 / 64, False)])
-def test_failures_count_within_the_window(drill: Drill, apart: float, rests: bool) -> None:
+@pytest.mark.parametrize(("apart", "cools"), [(30.0, True), (30 + 1 / 64, False)])
+def test_failures_count_within_the_window(drill: Drill, apart: float, cools: bool) -> None:
     """The first and the third lie 60 seconds apart, or a little more."""
     drill.over(BUSY, "b!", cooldown=CooldownPolicy())
     for _ in range(3):
         drill.call()
         drill.clock.spend(apart)
     drill.call()
-    assert drill.asked[0] == (3 if rests and apart > 30 else 4)
+    assert drill.asked[0] == (3 if cools and apart > 30 else 4)
 
 
-@pytest.mark.parametrize(("last", "rests"), [(60.0, True), (60 + 1 / 64, False)])
-def test_the_window_is_inclusive(drill: Drill, last: float, rests: bool) -> None:
+@pytest.mark.parametrize(("last", "cools"), [(60.0, True), (60 + 1 / 64, False)])
+def test_the_window_is_inclusive(drill: Drill, last: float, cools: bool) -> None:
     """To the clock's tick."""
     drill.over(BUSY, "b!", cooldown=CooldownPolicy(failure_threshold=2))
     drill.call()
     drill.clock.spend(last)
     drill.call()
-    assert (drill.gateway.explain().order == ("b", "a")) is rests
+    assert (drill.gateway.explain().order == ("b", "a")) is cools
 
 
 @pytest.mark.parametrize(
-    ("duration", "rests"), [(30, (30, 60, 120, 240, 300, 300)), (1 / 4, (1 / 4, 1 / 2, 1))]
+    ("duration", "cooldowns"), [(30, (30, 60, 120, 240, 300, 300)), (1 / 4, (1 / 4, 1 / 2, 1))]
 )
 def test_each_failed_probe_doubles_the_rest_up_to_a_limit(
-    drill: Drill, duration: float, rests: tuple[float, ...]
+    drill: Drill, duration: float, cooldowns: tuple[float, ...]
 ) -> None:
     """From `duration` on, however short."""
     drill.over(BUSY, "b!", cooldown=CooldownPolicy(failure_threshold=1, duration=duration))
-    for rest in rests:
+    for seconds in cooldowns:
         drill.call()
-        (resting,) = drill.gateway.explain().deferred
-        assert resting.until == drill.clock.now() + timedelta(seconds=rest)
-        drill.clock.spend(rest)
+        (deferred,) = drill.gateway.explain().deferred
+        assert deferred.until == drill.clock.now() + timedelta(seconds=seconds)
+        drill.clock.spend(seconds)
 
 
-@pytest.mark.parametrize(("told", "rest"), [("2", 2), ("100", 100), ("4000", 300), ("nan", 30)])
-def test_the_server_says_how_long_to_rest(drill: Drill, told: str, rest: float) -> None:
+@pytest.mark.parametrize(("told", "seconds"), [("2", 2), ("100", 100), ("4000", 300), ("nan", 30)])
+def test_the_server_says_how_long_a_cooldown_is(drill: Drill, told: str, seconds: float) -> None:
     """Up to `max_duration`."""
     drill.over(ServerError(429, told), "b!", cooldown=CooldownPolicy(failure_threshold=1))
     drill.call()
-    (resting,) = drill.gateway.explain().deferred
-    assert resting.until == drill.clock.now() + timedelta(seconds=rest)
+    (deferred,) = drill.gateway.explain().deferred
+    assert deferred.until == drill.clock.now() + timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize(("told", "rest"), [("10", 60), ("100", 100), ("4000", 300)])
+@pytest.mark.parametrize(("told", "seconds"), [("10", 60), ("100", 100), ("4000", 300)])
 def test_a_server_may_ask_for_more_than_the_doubled_rest(
-    drill: Drill, told: str, rest: float
+    drill: Drill, told: str, seconds: float
 ) -> None:
     """Of the two the longer counts after a failed probe, up to `max_duration`."""
     dead = (BUSY, ServerError(429, told))
@@ -448,8 +448,8 @@ def test_a_server_may_ask_for_more_than_the_doubled_rest(
     drill.call()
     drill.clock.spend(30)
     drill.call()
-    (resting,) = drill.gateway.explain().deferred
-    assert resting.until == drill.clock.now() + timedelta(seconds=rest)
+    (deferred,) = drill.gateway.explain().deferred
+    assert deferred.until == drill.clock.now() + timedelta(seconds=seconds)
 
 
 def test_a_retry_after_of_zero_does_not_undo_the_cooldown(drill: Drill) -> None:
@@ -545,8 +545,8 @@ def test_every_other_failure_counts(drill: Drill, status: int) -> None:
     assert drill.asked == [2, 5]
 
 
-def test_those_at_rest_are_the_last_resort_soonest_to_wake_first(drill: Drill) -> None:
-    """And a success there ends the rest."""
+def test_those_in_cooldown_are_the_last_resort_soonest_to_end_first(drill: Drill) -> None:
+    """And a success there ends the cooldown."""
     drill.over(
         (ServerError(429, "90"), "a!"),
         (ServerError(429, "20"), BUSY),
@@ -563,7 +563,7 @@ def test_those_at_rest_are_the_last_resort_soonest_to_wake_first(drill: Drill) -
 
 
 def test_resting_never_turns_a_degraded_service_into_none(drill: Drill) -> None:
-    """Everybody rests, and everybody is asked."""
+    """Everybody is in cooldown, and everybody is asked."""
     drill.over(BUSY, BUSY, cooldown=CooldownPolicy(failure_threshold=1))
     for _ in range(2):
         with pytest.raises(AllModelsFailedError) as failed:
@@ -573,8 +573,8 @@ def test_resting_never_turns_a_degraded_service_into_none(drill: Drill) -> None:
     assert drill.call() == "b!"
 
 
-def test_a_plan_for_a_later_moment_knows_who_is_awake_by_then(drill: Drill) -> None:
-    """Who rests now is in its place again in a plan for the moment it wakes."""
+def test_a_plan_for_a_later_moment_knows_whose_cooldown_has_ended(drill: Drill) -> None:
+    """Who is in cooldown now is in its place again in a plan for the moment it ends."""
     drill.over(BUSY, "b!", cooldown=CooldownPolicy(failure_threshold=1))
     drill.call()
     now = drill.clock.now()
@@ -583,7 +583,7 @@ def test_a_plan_for_a_later_moment_knows_who_is_awake_by_then(drill: Drill) -> N
 
 
 def test_a_stream_that_fails_when_closed_has_answered(stream_drill: Drill) -> None:
-    """An error after the last chunk is raised as it is, and does not count for the rest."""
+    """An error after the last chunk is raised as it is, and does not count for the cooldown."""
     error = OSError("cannot close")
 
     class Unclosable:
@@ -621,7 +621,7 @@ def test_a_stream_that_fails_when_closed_has_answered(stream_drill: Drill) -> No
 
 
 def test_retries_count_for_the_rest_and_stop_with_it(drill: Drill) -> None:
-    """The second failure sends it to rest: the third attempt is not made, nor waited for."""
+    """The second failure begins its cooldown: the third attempt is not made, nor waited for."""
     drill.over(
         BUSY, "b!", retry=RetryPolicy(max_attempts=5), cooldown=CooldownPolicy(failure_threshold=2)
     )
@@ -725,7 +725,7 @@ def test_the_deadline_ends_a_stream_under_way(stream_drill: Drill) -> None:
     assert stream_drill.clock.time == 5
 
 
-# --- refused answers --------------------------------------------------------------------------
+# --- rejected answers -------------------------------------------------------------------------
 
 
 def _ending(reason: str, text: str = "", **metadata: Any) -> AIMessageChunk:
@@ -744,7 +744,7 @@ def _ending(reason: str, text: str = "", **metadata: Any) -> AIMessageChunk:
         ("refusal", AIMessageChunk("", response_metadata={"stop_reason": "refusal"})),
     ],
 )
-def test_a_refused_answer_falls_over_and_says_nothing_of_health(
+def test_a_rejected_answer_falls_back_and_says_nothing_of_health(
     drill: Drill, kind: str, reply: AIMessageChunk
 ) -> None:
     """Neither retried on the same deployment nor counted, in whichever form it was asked for."""
@@ -763,7 +763,7 @@ def test_a_refused_answer_falls_over_and_says_nothing_of_health(
 
 @pytest.mark.parametrize("form", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("kind", ["empty", "content_filter", "length", "refusal", "truncated"])
-def test_a_kind_that_is_not_refused_is_an_answer(form: str, kind: str) -> None:
+def test_a_kind_that_is_not_rejected_is_an_answer(form: str, kind: str) -> None:
     """Every other kind is."""
     others = {"empty", "content_filter", "length", "refusal", "truncated"} - {kind}
     replies = {

@@ -35,11 +35,11 @@ def test_sync_calls_go_as_the_contract_says(first: int) -> None:
         oracle, rehearsal = Oracle(schedule, streams=streams), Rehearsal(schedule)
         run = rehearsal.stream if streams else rehearsal.invoke
         for pause, preference in schedule.calls:
-            wakes_at = {name: health.wakes_at for name, health in oracle.health.items()}
-            asleep = {n for n, wake in wakes_at.items() if wake > oracle.time + pause}
+            cools_until = {name: health.cools_until for name, health in oracle.health.items()}
+            cooling = {n for n, until in cools_until.items() if until > oracle.time + pause}
             expected, course = oracle.call(pause, preference), run(pause, preference)
             assert course == expected, f"seed {seed}: {schedule}"
-            check_invariants(schedule, course, wakes_at, asleep)
+            check_invariants(schedule, course, cools_until, cooling)
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, CHUNK))
@@ -50,15 +50,15 @@ async def test_async_calls_go_as_the_contract_says(first: int) -> None:
         oracle, rehearsal = Oracle(schedule, streams=streams), Rehearsal(schedule)
         run = rehearsal.astream if streams else rehearsal.ainvoke
         for pause, preference in schedule.calls:
-            wakes_at = {name: health.wakes_at for name, health in oracle.health.items()}
-            asleep = {n for n, wake in wakes_at.items() if wake > oracle.time + pause}
+            cools_until = {name: health.cools_until for name, health in oracle.health.items()}
+            cooling = {n for n, until in cools_until.items() if until > oracle.time + pause}
             expected, course = oracle.call(pause, preference), await run(pause, preference)
             assert course == expected, f"seed {seed}: {schedule}"
-            check_invariants(schedule, course, wakes_at, asleep)
+            check_invariants(schedule, course, cools_until, cooling)
 
 
 def check_invariants(
-    schedule: Schedule, course: Course, wakes_at: dict[str, float], asleep: set[str]
+    schedule: Schedule, course: Course, cools_until: dict[str, float], cooling: set[str]
 ) -> None:
     """What holds of any call, whatever an oracle thinks of it."""
     names = [name for name, _ in course.attempts]
@@ -71,9 +71,9 @@ def check_invariants(
     assert max(Counter(names).values(), default=0) <= most
     windows = {each.name: each.windows for each in schedule.deployments}
     assert not any(is_inside(windows[name], time) for name, time in course.attempts)
-    last_resort = [time < wakes_at[name] for name, time in course.attempts]
+    last_resort = [time < cools_until[name] for name, time in course.attempts]
     after = names[last_resort.index(True) :] if True in last_resort else []
-    assert asleep.issuperset(after), "nobody at rest is called before all awake have failed"
+    assert cooling.issuperset(after), "nobody in cooldown is called before all others have failed"
     if schedule.timeout is not None and course.attempts:
         deadline = course.attempts[0][1] + schedule.timeout
         assert course.ended_at <= deadline
@@ -91,7 +91,7 @@ def test_the_schedules_reach_every_corner() -> None:
             seen[course.end[0]] += 1
             seen["waits"] += bool(course.waits)
             seen["skips"] += bool(oracle.skipped)
-            seen["rests"] += any(health.rest for health in oracle.health.values())
+            seen["cooldowns"] += any(health.cooldown for health in oracle.health.values())
             seen.update(kind for _, kind in oracle.failures)
     rare = {what: count for what, count in seen.items() if count < 20}
     assert not rare, rare

@@ -19,9 +19,9 @@ from langchain_model_gateway import (
     AllModelsFailedError,
     CooldownPolicy,
     GatewayRunnable,
+    HedgePolicy,
     RetryPolicy,
 )
-from langchain_model_gateway.call import Attempt, Call
 from langchain_model_gateway.rehearsal import (
     Comparison,
     Latency,
@@ -311,28 +311,10 @@ def test_a_thread_keeps_its_deployment() -> None:
 # --- hedging ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hedging(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A core that hedges after two seconds with the next one that is left; notes who lost."""
-    lost: list[str] = []
-
-    def hedge(call: Call, attempt: Attempt) -> Attempt:
-        names = [*call.routing.targets]
-        other = call.routing.targets[names[names.index(attempt.target.model_name) + 1]]
-        second = Attempt(call, other, ())
-        second.begin()
-        return second
-
-    def lose(attempt: Attempt) -> None:
-        lost.append(attempt.target.model_name)
-        attempt.has_answered = True  # the call has its answer
-
-    monkeypatch.setattr(Attempt, "hedge_after", 2.0, raising=False)
-    monkeypatch.setattr(Attempt, "lost", lose, raising=False)
-    monkeypatch.setattr(Call, "hedge", hedge, raising=False)
-    return lost
+HEDGE = HedgePolicy(delay=2.0, budget=1.0)
 
 
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize(
     ("first", "second", "answer", "loser"),
     [
@@ -342,24 +324,48 @@ def hedging(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_the_first_answer_wins_a_race(
-    hedging: list[str], first: float, second: float, answer: Any, loser: list[str]
+    streams: bool, first: float, second: float, answer: Any, loser: list[str]
 ) -> None:
-    """A hedge is asked when the first one is slow, and who is slower is told so."""
-    providers = {"a": Provider(latency=first), "b": Provider(latency=second)}
-    done = rehearse(gateway(), at(0), providers)
-    assert (done.calls[0].seconds, done.calls[0].answered_by) == answer
-    assert hedging == loser
+    """A hedge is asked when the first one is slow, and who is slower is overtaken."""
+    latencies = {"a": first, "b": second}
+    providers = {n: Provider(latency=s, first_chunk=1) for n, s in latencies.items()}
+    done = rehearse(gateway(hedge=HEDGE), at(0, streams=streams), providers)
+    assert told(done) == [(0, *answer)]
     assert [a.model_name for a in done.attempts if a.end == "overtaken"] == loser
-    assert done.hedged == bool(loser)
+    assert [a.model_name for a in done.attempts if a.is_hedge] == ["b"] * len(loser)
+    assert done.hedged == len(loser)
 
 
-def test_a_race_goes_on_when_one_fails(hedging: list[str]) -> None:
+def test_a_race_goes_on_when_one_fails() -> None:
     """An error beside a slow answer is no loss: the other leg is waited for."""
-    down = Provider(outages=[(0, 9)])
-    done = rehearse(gateway(), at(0), {"a": Provider(latency=4.0), "b": down})
+    providers = {"a": Provider(latency=4.0), "b": Provider(outages=[(0, 9)])}
+    done = rehearse(gateway(hedge=HEDGE), at(0), providers)
     assert told(done) == [(0, 4, "a")]
     assert [end for *_, end in ends(done)] == ["failed", "answered"]
-    assert hedging == []
+
+
+def test_an_error_that_is_the_callers_ends_a_race() -> None:
+    """The other leg is let go, and gives its place back."""
+    hedging = gateway(
+        hedge=HEDGE, exceptions_to_handle=(LookupError,), limits={"max_concurrency": 1}
+    )
+    providers = {"a": Provider(latency=4.0), "b": Provider(latency=1.0, outages=[(0, 9)])}
+    done = rehearse(hedging, at(0, 10), providers)
+    assert [call[1:3] for call in done.calls] == [(2.1, None), (3, "b")]
+    assert [end for *_, end in ends(done)] == ["failed", "overtaken", "answered", "overtaken"]
+
+
+def test_hedges_keep_to_their_budget() -> None:
+    """Not more than the share that they may be, and ten; and hangs are hardly felt."""
+    traffic, provider = Traffic(calls_per_second=5, seconds=400), Provider(hang_share=0.02)
+    limits = {"timeout": 30}
+    plain, hedged = (
+        rehearse(gateway(limits=limits, hedge=hedge), traffic, provider)
+        for hedge in (None, HedgePolicy(delay=5.0, quantile=0.98, budget=0.05))
+    )
+    assert 0 < hedged.hedged <= 0.05 * len(hedged.calls) + 10
+    assert plain.p99 > 30
+    assert hedged.p99 < 8
 
 
 # --- what a rehearsal leaves alone ------------------------------------------------------------

@@ -85,8 +85,8 @@ def full() -> GatewayRunnable:
 
 
 def key_of(gateway: GatewayRunnable, name: str) -> str:
-    core: Any = gateway[name].core
-    return str(core.openai_api_key.get_secret_value())
+    model: Any = gateway[name].inner_model
+    return str(model.openai_api_key.get_secret_value())
 
 
 def revived(data: Any, **options: Any) -> GatewayRunnable:
@@ -344,7 +344,7 @@ def test_each_deployment_gets_its_own_key() -> None:
     assert (key_of(again, "weak"), key_of(again, "strong")) == ("sk-other", STRONG_KEY)
     again = revived(data, deployment_secrets=secrets, secrets_map=None)
     assert (key_of(again, "weak"), key_of(again, "strong")) == ("sk-other", STRONG_KEY)
-    assert str(again["strong"].core.openai_api_base).endswith(":2/v1")
+    assert str(again["strong"].inner_model.openai_api_base).endswith(":2/v1")
 
 
 def test_a_bound_models_key_is_its_deployments() -> None:
@@ -381,8 +381,8 @@ def test_a_clients_own_variable_is_not_read_unless_asked(monkeypatch: pytest.Mon
     monkeypatch.setenv("OPENAI_API_KEY", STRONG_KEY)
     data = one_endpoint().serialize()
     with suppress(ValueError):
-        core: Any = revived(data, secrets_map=None)["weak"].core
-        assert core.root_client.api_key != STRONG_KEY
+        model: Any = revived(data, secrets_map=None)["weak"].inner_model
+        assert model.root_client.api_key != STRONG_KEY
     assert key_of(revived(data, secrets_map=None, secrets_from_env=True), "weak") == STRONG_KEY
 
 
@@ -400,9 +400,9 @@ def test_a_payload_that_leaves_its_key_out_gets_none(
         arguments[spelling] = key
     before = copy.deepcopy(data)
     again = revived(data)
-    core: Any = again["weak"].core
-    assert "was not given" in core.root_client.api_key
-    assert STRONG_KEY not in core.root_client.api_key
+    model: Any = again["weak"].inner_model
+    assert "was not given" in model.root_client.api_key
+    assert STRONG_KEY not in model.root_client.api_key
     assert "'weak' got no OPENAI_API_KEY" in caplog.text
     assert data == before
 
@@ -414,8 +414,8 @@ def test_a_secret_given_as_nothing_is_not_given(
     """A lookup that found nothing does not let the client look for itself."""
     monkeypatch.setenv("OPENAI_API_KEY", STRONG_KEY)
     again = revived(one_endpoint().serialize(), secrets_map={"OPENAI_API_KEY": given})
-    core: Any = again["weak"].core
-    assert STRONG_KEY not in core.root_client.api_key
+    model: Any = again["weak"].inner_model
+    assert STRONG_KEY not in model.root_client.api_key
 
 
 def azure_payload(**settings: Any) -> Any:
@@ -432,12 +432,12 @@ def test_a_key_of_the_other_kind_is_not_found_either(monkeypatch: pytest.MonkeyP
     data = azure_payload(api_key=SecretStr(WEAK_KEY))
     options: dict[str, Any] = {"allowed_objects": [AzureChatOpenAI]}
     options["secrets_map"] = {"AZURE_OPENAI_API_KEY": WEAK_KEY}
-    core: Any = GatewayRunnable.from_serialized(data, **options)["weak"].core
-    assert core.root_client._azure_ad_token is None  # it goes on with its one key
-    assert core.root_client.api_key == WEAK_KEY
+    model: Any = GatewayRunnable.from_serialized(data, **options)["weak"].inner_model
+    assert model.root_client._azure_ad_token is None  # it goes on with its one key
+    assert model.root_client.api_key == WEAK_KEY
     monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", STRONG_KEY)
-    core = GatewayRunnable.from_serialized(data, **options)["weak"].core
-    assert STRONG_KEY not in f"{core.root_client._azure_ad_token}{core.root_client.api_key}"
+    model = GatewayRunnable.from_serialized(data, **options)["weak"].inner_model
+    assert STRONG_KEY not in f"{model.root_client._azure_ad_token}{model.root_client.api_key}"
 
 
 def test_the_map_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,8 +130,8 @@ def model_of(data: Any, position: int = 0) -> Any:
 
 
 def key_of(gateway: GatewayRunnable, name: str) -> str:
-    core: Any = gateway[name].core
-    return str(core.openai_api_key.get_secret_value())
+    model: Any = gateway[name].inner_model
+    return str(model.openai_api_key.get_secret_value())
 
 
 def sent_by(gateway: GatewayRunnable, listener: Listener) -> str:
@@ -378,16 +378,16 @@ def test_a_secret_that_was_given_may_be_in_the_environment_too(
 
 def test_every_field_that_is_a_secret_is_filled() -> None:
     """By its type or by its name, also where the class declares no secrets."""
-    core: Any = loaded(odd_payload(), Odd)["weak"].core
-    assert core.odd_api_key.get_secret_value() == "[odd_api_key was not given]"
-    assert core.password == "[password was not given]"
-    assert core.max_tokens == "1"
+    model: Any = loaded(odd_payload(), Odd)["weak"].inner_model
+    assert model.odd_api_key.get_secret_value() == "[odd_api_key was not given]"
+    assert model.password == "[password was not given]"
+    assert model.max_tokens == "1"
 
 
 def test_beside_one_secret_the_others_stay_empty() -> None:
     """A client with one key given does not get a wrong one of another kind."""
-    core: Any = loaded(odd_payload(password=KEY), Odd)["weak"].core
-    assert (core.odd_api_key, core.password) == (None, KEY)
+    model: Any = loaded(odd_payload(password=KEY), Odd)["weak"].inner_model
+    assert (model.odd_api_key, model.password) == (None, KEY)
 
 
 def test_credentials_of_the_machine_are_an_error() -> None:
@@ -395,7 +395,7 @@ def test_credentials_of_the_machine_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"'weak'.*'credentials'.*secrets_from_env=True"):
         loaded(odd_payload(credentials="default"), Odd)
     again = loaded(odd_payload(credentials="default"), Odd, secrets_from_env=True)
-    assert again["weak"].core.credentials == "default"
+    assert again["weak"].inner_model.credentials == "default"
 
 
 # --- what is malformed -----------------------------------------------------------------------
@@ -473,7 +473,7 @@ def test_user_data_that_looks_like_an_object_travels() -> None:
     user_data = {"a": node, "b": {"__lc_escaped__": 1}, "c": {"__lc_escaped__": 1, "d": 2}, "e": {}}
     model = openai(model_kwargs=user_data)
     data = json.loads(json.dumps(gateway_over(model, model).serialize()))
-    again: Any = loaded(data, ChatOpenAI)["weak"].core
+    again: Any = loaded(data, ChatOpenAI)["weak"].inner_model
     assert again.model_kwargs == user_data
 
 
@@ -482,7 +482,7 @@ def test_a_payload_that_was_no_json_yet_loads() -> None:
     model = openai(logit_bias={50256: -100})
     data = gateway_over(model, model).serialize()
     model_of(data)["kwargs"]["stop"] = ("x",)
-    again: Any = loaded(data, ChatOpenAI)["weak"].core
+    again: Any = loaded(data, ChatOpenAI)["weak"].inner_model
     assert (again.logit_bias, again.stop) == ({50256: -100}, ["x"])
 
 

@@ -118,7 +118,7 @@ def test_a_model_that_cannot_stream_gives_its_answer_whole(ask_stream: Stream) -
 
 
 def test_text_streams_too(ask_stream: Stream) -> None:
-    """A chain that ends in a parser streams its text and falls over before the first of it."""
+    """A chain that ends in a parser streams its text and falls back before the first of it."""
     broken, well = (m | StrOutputParser() for m in (says("", ConnectionError()), says("a", "b")))
     assert "".join(ask_stream(gateway(broken, well), "x")) == "ab"
 

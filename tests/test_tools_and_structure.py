@@ -614,7 +614,7 @@ def test_no_answer_is_quoted_in_an_error_or_a_log(
 
 @both_ways
 def test_include_raw_over_http(real: GatewayRunnable, weak: LLMock, strong: LLMock, is_async: bool):
-    """A broken tool call falls over; when both break, the second one comes back."""
+    """A broken tool call falls back; when both break, the second one comes back."""
     structured = real.with_structured_output(Weather, method="function_calling", include_raw=True)
     weak.break_tool_call()
     strong.call_tool("Weather", {"city": "Oslo", "degrees": 4})

@@ -39,7 +39,7 @@ from .models import NEVER, ScriptedChatModel, gateway_over, says
 
 @dataclass
 class Seen:
-    """A run as a handler saw it."""
+    """A run as a handler received it."""
 
     name: str
     parent: UUID | None
@@ -103,22 +103,24 @@ class Collector(BaseCallbackHandler):
 
 
 class AsyncCollector(AsyncCallbackHandler):
-    """The names of the runs begun and ended, heard by an async handler."""
+    """The names of the runs begun and ended, received by an async handler."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
 
     async def on_chain_start(self, *_: Any, name: str, **__: Any) -> None:
-        self.heard.append(f"{name} began")
+        self.received.append(f"{name} began")
 
     async def on_chain_end(self, *_: Any, **__: Any) -> None:
-        self.heard.append("ended")
+        self.received.append("ended")
 
     async def on_chat_model_start(self, serialized: Any, *_: Any, **__: Any) -> None:
-        self.heard.append(f"{serialized['name']} began")
+        self.received.append(f"{serialized['name']} began")
 
 
-unheard = pytest.mark.parametrize("form", [form for form in FORMS if form != "astream_events"])
+without_listeners = pytest.mark.parametrize(
+    "form", [form for form in FORMS if form != "astream_events"]
+)
 """All call forms but the one in which somebody always listens."""
 
 
@@ -192,7 +194,7 @@ def test_name_and_id_are_the_gateways_run_alone(ask: CallForm, collector: Collec
     assert [run.name for run in collector.children(mine)] == ["ScriptedChatModel"] * 2
 
 
-@unheard
+@without_listeners
 def test_name_and_id_do_not_become_a_models_when_nobody_listens(form: str) -> None:
     """Where the gateway keeps no run, no attempt takes its name or id."""
     handler, mine = Collector(), uuid4()
@@ -202,7 +204,7 @@ def test_name_and_id_do_not_become_a_models_when_nobody_listens(form: str) -> No
     assert [run.name for run in handler.runs.values()] == ["ScriptedChatModel"] * 2
 
 
-@unheard
+@without_listeners
 def test_without_a_listener_there_is_no_run(form: str) -> None:
     """A model's own handler sees its model as a root: nothing was kept above it."""
     handler = Collector()
@@ -210,7 +212,7 @@ def test_without_a_listener_there_is_no_run(form: str) -> None:
     assert [(r.name, r.parent) for r in handler.runs.values()] == [("ScriptedChatModel", None)]
 
 
-def test_a_listener_from_the_context_is_heard(ask: CallForm) -> None:
+def test_a_listener_from_the_context_is_notified(ask: CallForm) -> None:
     """`collect_runs` attaches itself by a context variable, and gets the whole tree."""
     with collect_runs() as collected:
         ask(gateway_over(down(), says("hi")), "x")
@@ -459,7 +461,7 @@ def injected(monkeypatch: pytest.MonkeyPatch) -> Collector:
     return handler
 
 
-@unheard
+@without_listeners
 def test_a_handler_in_every_manager_gets_the_whole_tree(injected: Collector, form: str) -> None:
     """No config names it and no context variable holds it, and still the gateway has a run."""
     CallForm(form)(gateway_over(down(), says("hi")), "x")
@@ -503,7 +505,7 @@ def test_async_handlers_hear_async_calls(form: str) -> None:
     """An async handler is awaited, in order."""
     handler = AsyncCollector()
     CallForm(form)(gateway_over(says("a"), says("b")), "x", {"callbacks": [handler]})
-    assert handler.heard == ["GatewayRunnable began", "ScriptedChatModel began", "ended"]
+    assert handler.received == ["GatewayRunnable began", "ScriptedChatModel began", "ended"]
 
 
 def test_a_batchs_runs_are_all_closed(run_batch: Callable[..., Any], collector: Collector) -> None:

@@ -12,7 +12,7 @@ from langchain_model_gateway.call import Attempt, Call, Wait
 from langchain_model_gateway.drivers import RoutedCalls
 from langchain_model_gateway.errors import RejectedAnswerError
 from langchain_model_gateway.guards import Patience
-from langchain_model_gateway.logs import Logs
+from langchain_model_gateway.listeners.logs import Logs
 from langchain_model_gateway.rehearsal.providers import Reply, Service, Traffic
 from langchain_model_gateway.rehearsal.report import (
     End,
@@ -99,7 +99,6 @@ class _Leg(NamedTuple):
     """A request under way, and what it will come to."""
 
     attempt: Attempt
-    is_hedge: bool
     began: float
     reply: Reply
     patience: Patience
@@ -145,28 +144,35 @@ class _Caller:
     def _race(self, attempt: Attempt) -> Process:
         """Make an attempt, and a hedge beside it where it is slow."""
         legs = [self._begin(attempt)]
-        after = getattr(attempt, "hedge_after", None)
+        after = attempt.hedge_after
         if after is not None and after < legs[0].reply.seconds:
             yield after
-            if (hedge := self._call.hedge(attempt)) is not None:  # type: ignore[attr-defined]
-                legs.append(self._begin(hedge, is_hedge=True))
+            if (hedge := self._call.hedge(attempt)) is not None:
+                legs.append(self._begin(hedge))
         legs.sort(key=_Leg.heard_at)
-        while legs and self._winner is None:
-            leg = legs.pop(0)
-            yield leg.heard_at() - self._time.seconds
-            self._hear(leg)
-        for loser in legs:
-            self._note(loser, "overtaken")
-            loser.attempt.lost()  # type: ignore[attr-defined]
+        try:
+            while legs and self._winner is None:
+                leg = legs.pop(0)
+                yield leg.heard_at() - self._time.seconds
+                self._hear(leg)
+        finally:
+            for loser in legs:
+                self._let_go(loser)
         if self._winner is not None and self._all.traffic.streams:
             yield from self._read_on(leg)
 
-    def _begin(self, attempt: Attempt, *, is_hedge: bool = False) -> _Leg:
+    def _begin(self, attempt: Attempt) -> _Leg:
         """Ask a provider."""
-        patience: Patience = _without_end
-        if self._all.traffic.streams:  # what a guard would keep the stream to is all that is wanted
-            patience = attempt.guarded(patience, lambda _, patience: patience)
-        return _Leg(attempt, is_hedge, self._time.seconds, self._all.ask(attempt), patience)
+        # What a guard would keep a stream to is all that is wanted of it.
+        patience = attempt.guarded(_without_end, lambda _, patience: patience)
+        return _Leg(attempt, self._time.seconds, self._all.ask(attempt), patience)
+
+    def _let_go(self, leg: _Leg) -> None:
+        self._note(leg, "overtaken")
+        if self._winner is None:  # the caller goes away with an error
+            leg.attempt.end()
+        else:
+            leg.attempt.lost()
 
     def _hear(self, leg: _Leg) -> None:
         """Report an answer, the first chunk of one, or an error."""
@@ -205,8 +211,9 @@ class _Caller:
 
     def _note(self, leg: _Leg, end: End) -> RehearsedAttempt:
         name, seconds = leg.attempt.target.model_name, self._time.seconds - leg.began
-        self._attempts.append(RehearsedAttempt(name, leg.began, seconds, end, leg.is_hedge))
-        return self._attempts[-1]
+        noted = RehearsedAttempt(name, leg.began, seconds, end, leg.attempt.is_hedge)
+        self._attempts.append(noted)
+        return noted
 
 
 def _without_end() -> None:

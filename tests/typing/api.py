@@ -146,7 +146,7 @@ plan = gateway.explain("strong", at=datetime.now(UTC))
 assert_type(plan, RoutingPlan)
 assert_type(plan.order, tuple[str, ...])
 assert_type(plan.skipped, tuple[SkippedModel, ...])
-assert_type(plan.resting, tuple[SkippedModel, ...])
+assert_type(plan.deferred, tuple[SkippedModel, ...])
 assert_type(plan.skipped[0].until, datetime | None)
 assert_type(gateway.diagnose(), list[Finding])
 for finding in gateway.diagnose():

@@ -1,12 +1,10 @@
 """One log line for each decision worth knowing about."""
 
 import logging
-from typing import Final
 
+from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import FailedAttempt, ModelRouterError, SkippedModel
-
-logger: Final = logging.getLogger("langchain_model_gateway")
 
 
 class Logs:

@@ -26,6 +26,7 @@ from langchain_model_gateway.guards import aclose, close
 
 DEPLOYMENT_TAG: Final = "gateway:deployment:"
 ATTEMPT_TAG: Final = "gateway:attempt:"
+HEDGE_TAG: Final = "gateway:hedge"
 DEPLOYMENT_METADATA: Final = "gateway_deployment"
 FALLBACK_EVENT: Final = "gateway_fallback"
 
@@ -97,12 +98,15 @@ class Run:
             "run_id": config.get("run_id"),
         }
 
-    def attempt(self, model: Any, model_name: str) -> tuple[Any, RunnableConfig | None]:
+    def attempt(
+        self, model: Any, model_name: str, *, is_hedge: bool = False
+    ) -> tuple[Any, RunnableConfig | None]:
         """The next attempt's model and config; in a trace it is a child of this run.
 
         Args:
             model: The deployment's model.
             model_name: The deployment's name.
+            is_hedge: Whether another attempt is under way beside it.
 
         Returns:
             What to call, with `invoke`, `ainvoke`, `stream` and `astream`, and the config to call
@@ -112,9 +116,9 @@ class Run:
             return model, None
         if self._manager is None:
             return model, self._copied_config()
-        return _Enclosed(model), self._child_config(model_name)
+        return _Enclosed(model), self._child_config(model_name, is_hedge=is_hedge)
 
-    def _child_config(self, model_name: str) -> RunnableConfig:
+    def _child_config(self, model_name: str, *, is_hedge: bool) -> RunnableConfig:
         """The config for a child run."""
         config = self._copied_config()
         self._attempts += 1
@@ -122,6 +126,8 @@ class Run:
         tags = [DEPLOYMENT_TAG + model_name]
         if self._attempts > 1:
             tags.append(f"{ATTEMPT_TAG}{self._attempts}")
+        if is_hedge:
+            tags.append(HEDGE_TAG)
         config["tags"] = [*(config.get("tags") or ()), *tags]
         metadata = config.setdefault("metadata", {})
         if outer := metadata.get(DEPLOYMENT_METADATA):
