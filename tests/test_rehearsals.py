@@ -483,7 +483,8 @@ async def test_a_real_run_comes_to_the_same() -> None:
     assert done.answers == {"a": 0, "b": 12, "c": 28} == {"a": 0} | answers
     assert done.asked["a"] == real[0].asked == 8
     # Those that are under way when the fourth fails are asked as well; a busy machine has more.
-    assert 4 <= done.rate_limited <= real[1].asked - 12 <= done.rate_limited + 6
+    assert 4 <= done.rate_limited <= 6
+    assert 4 <= real[1].asked - 12 <= 10
 
 
 # --- numbers, tables, pictures ----------------------------------------------------------------
@@ -624,6 +625,12 @@ def test_each_deployment_has_a_provider(providers: Any, complaint: str) -> None:
     """One too few, one too many, and something else are told by name."""
     with pytest.raises(ValueError, match=complaint):
         rehearse(gateway(), at(0), providers)
+
+
+def test_only_a_gateway_is_rehearsed() -> None:
+    """A binding around one is told by its type."""
+    with pytest.raises(TypeError, match="takes a GatewayRunnable, got RunnableBinding"):
+        rehearse(gateway().with_config(tags=["x"]), at(0), SECOND)  # type: ignore[arg-type]
 
 
 def test_a_naive_moment_is_an_error() -> None:

@@ -63,6 +63,7 @@ def rehearse(
 
     Raises:
         ValueError: If a deployment has no provider, a provider no deployment, or `at` is naive.
+        TypeError: If it is no gateway, such as a binding around one.
 
     Example:
         ```python
@@ -72,8 +73,12 @@ def rehearse(
             print(rehearse(tried, Traffic(calls_per_second=5), providers))
         ```
     """
+    if not isinstance(gateway, GatewayRunnable):
+        raise TypeError(f"rehearse takes a GatewayRunnable, got {type(gateway).__name__}")
     if at is not None and at.utcoffset() is None:
-        raise ValueError(f"at={at.isoformat()} is naive; give it a timezone: ..., tzinfo=UTC)")
+        raise ValueError(
+            f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
+        )
 
     def chance(of: str) -> Random:
         return Random(f"{seed} {of}")  # noqa: S311 - no secret

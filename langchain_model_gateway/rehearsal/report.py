@@ -225,6 +225,8 @@ class Comparison(dict[str, Rehearsal]):
     def __str__(self) -> str:
         return self._table().text()
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return self._table().html()
 
