@@ -124,6 +124,13 @@ def test_a_429_says_when_to_come_back(counted: Any, opens: int) -> None:
     assert done.waited == opens
 
 
+def test_a_429_speaks_in_whole_seconds() -> None:
+    """Three quarters of a second are told as one."""
+    patient = gateway("a", retry=RetryPolicy(initial_delay=1e-9))
+    done = rehearse(patient, at(*[0.0] * 6, 0.25), Provider(latency=1.0, rpm=60))
+    assert done.calls[-1].waits == (1,)
+
+
 def test_a_429_need_not_say_when_to_come_back() -> None:
     """Without `Retry-After`, the wait is the policy's own."""
     patient = gateway("a", retry=RetryPolicy(initial_delay=0.5))
@@ -169,6 +176,15 @@ def test_a_cooldown_is_kept_and_spares_callers() -> None:
     # Failures at 0.5, 10.5, 20.5: closed to 50.5; the call at 60 is the probe.
     assert asked == [0, 10, 20, *range(60, 200, 10)]
     assert [tuple(each) for each in done.cooldowns] == [("a", 20.5, 61)]
+
+
+def test_a_probe_that_fails_prolongs_a_cooldown() -> None:
+    """It is one cooldown, from its beginning to the first success."""
+    providers = {"a": Provider(latency=1.0, outages=[(0, 80)], error_after=0.5), "b": SECOND}
+    policy = CooldownPolicy(failure_threshold=3, duration=30)
+    done = rehearse(gateway(cooldown=policy), at(*range(0, 200, 10)), providers)
+    # The probe at 60 fails at 60.5: closed for twice as long, to 120.5.
+    assert [tuple(each) for each in done.cooldowns] == [("a", 20.5, 131)]
 
 
 def test_restricted_hours_hold_at_their_time_of_day() -> None:
@@ -268,6 +284,13 @@ def test_tokens_are_counted_and_corrected() -> None:
         assert limited.asked["a"] == pytest.approx(50 * 5 + 5, rel=0.1)
 
 
+def test_an_error_costs_no_tokens() -> None:
+    """What was reserved for a request that failed is there for the next one."""
+    providers = {"a": Provider(latency=1.0, outages=[(0, 0.5)]), "b": SECOND}
+    done = rehearse(gateway(limits={"tpm": 1000}), at(0, 1), providers)
+    assert [call.answered_by for call in done.calls] == ["b", "a"]
+
+
 def test_places_are_a_bound() -> None:
     """With room for two at once, the third caller waits until one has gone."""
     done = rehearse(gateway("a", limits={"max_concurrency": 2}), at(0, 0, 0, 0), SECOND)
@@ -353,6 +376,16 @@ def test_an_error_that_is_the_callers_ends_a_race() -> None:
     done = rehearse(hedging, at(0, 10), providers)
     assert [call[1:3] for call in done.calls] == [(2.1, None), (3, "b")]
     assert [end for *_, end in ends(done)] == ["failed", "overtaken", "answered", "overtaken"]
+
+
+def test_who_is_overtaken_has_failed() -> None:
+    """As far as its cooldown is concerned; but not where nobody has won."""
+    cool = CooldownPolicy(failure_threshold=1)
+    providers = {"a": Provider(latency=9.0), "b": Provider(latency=1.0, outages=[(5, 9)])}
+    won = rehearse(gateway(hedge=HEDGE, cooldown=cool), at(0), providers)
+    assert [each.began for each in won.cooldowns] == [3]
+    raised = gateway(hedge=HEDGE, cooldown=cool, exceptions_to_handle=(LookupError,))
+    assert rehearse(raised, at(4), providers).cooldowns == ()
 
 
 def test_hedges_keep_to_their_budget() -> None:

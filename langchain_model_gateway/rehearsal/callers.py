@@ -201,7 +201,9 @@ class _Caller:
             is_late = limit == self._call.time_left()
             yield limit
             if is_late:
-                attempt.failed(ModelTimeoutError("no end in time"))  # raises: an answer has begun
+                error = ModelTimeoutError("no end in time")
+                attempt.failed(error)
+                raise error
             attempt.received(_CHUNK)
             rest -= limit
         yield rest
