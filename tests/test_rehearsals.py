@@ -286,8 +286,8 @@ def test_tokens_are_counted_and_corrected() -> None:
 
 def test_an_error_costs_no_tokens() -> None:
     """What was reserved for a request that failed is there for the next one."""
-    providers = {"a": Provider(latency=1.0, outages=[(0, 0.5)]), "b": SECOND}
-    done = rehearse(gateway(limits={"tpm": 1000}), at(0, 1), providers)
+    providers = {"a": Provider(latency=1.0, outages=[(0, 0.5)]), "b": SECOND, "c": SECOND}
+    done = rehearse(gateway("abc", limits={"tpm": 1000}), at(0, 1), providers)
     assert [call.answered_by for call in done.calls] == ["b", "a"]
 
 
