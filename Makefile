@@ -45,12 +45,13 @@ format: $(VENV)/.dev-ready ## Put the code's style right.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.dev-ready ## Check the types, and what mypy and pyright see of the API.
+types: types-docs ## Check the types: the package's, what users see of the API, and the documents'.
 	$(BIN)/mypy -p langchain_model_gateway -p demo
 	$(BIN)/mypy --strict tests/typing/api.py
 	$(BIN)/pyright
 
 types-docs: $(VENV)/.dev-ready ## Check the types of the code in README and docs.
+	@rm -rf build/documents
 	$(BIN)/python -m tests.typing.documents build/documents
 	$(BIN)/mypy --strict build/documents/*.py
 	$(BIN)/pyright build/documents/*.py

@@ -19,10 +19,12 @@ from langchain_model_gateway.gateway import GatewayChatModel, GatewayRunnable
 from langchain_model_gateway.policies import CooldownPolicy, HedgePolicy, RetryPolicy
 from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow, WindowDict
+from langchain_model_gateway.timing import Clock, SystemClock
 
 __all__ = [
     "AllContextsOverflowedError",
     "AllModelsFailedError",
+    "Clock",
     "CooldownPolicy",
     "DeploymentDict",
     "EmptyStreamError",
@@ -38,6 +40,7 @@ __all__ = [
     "RetryPolicy",
     "RoutingPlan",
     "SkippedModel",
+    "SystemClock",
     "TimeWindow",
     "WindowDict",
 ]

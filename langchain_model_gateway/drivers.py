@@ -24,7 +24,8 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from typing_extensions import override
 
 from langchain_model_gateway._arguments import check_keywords
-from langchain_model_gateway.call import Attempt, Call, Wait
+from langchain_model_gateway.attempt import Attempt
+from langchain_model_gateway.call import Call, Wait
 from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
 from langchain_model_gateway.hedging import aopened, arace, opened, race
 from langchain_model_gateway.listeners.langchain import Run, merged
@@ -54,8 +55,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
     def _call(self, run: Run, kwargs: dict[str, Any], *, is_stream: bool = False) -> Call:
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
         config, affinity = run.config, None
-        preference = _setting(PREFERENCE, config, kwargs)
-        fallback = _setting(FALLBACK, config, kwargs)
+        preference = fallback = None
+        if kwargs or config is not None:
+            preference = _setting(PREFERENCE, config, kwargs)
+            fallback = _setting(FALLBACK, config, kwargs)
         if kwargs:
             check_keywords(kwargs)
         if preference is None or preference == "":  # given "", whatever the config says
@@ -297,12 +300,11 @@ def _in_turn(limit: int, function: Callable[[T], Awaitable[U]]) -> Callable[[T],
 
 def _asking(run: Run, kwargs: dict[str, Any], method: str, attempt: Attempt) -> Callable[[], Any]:
     """What asks an attempt's deployment; each gets lists and dicts of its own."""
-    is_async = method.startswith("a")
     target = attempt.target
-    model = attempt.async_model() if is_async else target.model
+    model = attempt.async_model() if method[0] == "a" else target.model
     model, config = run.attempt(model, target.model_name, is_hedge=attempt.is_hedge)
-    value, own = map(_own, attempt.given(run.input, kwargs))
-    return partial(getattr(model, method), value, config, **own)
+    value, own = attempt.given(run.input, kwargs)
+    return partial(getattr(model, method), _own(value), config, **_own(own))
 
 
 def _setting(name: str, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Any:

@@ -40,8 +40,9 @@ from langchain_model_gateway.policies import (
     RetryPolicy,
     check_rejection,
 )
-from langchain_model_gateway.routing import Routing, RoutingPlan, Rules
+from langchain_model_gateway.routing import Routing, RoutingPlan
 from langchain_model_gateway.state import Memory
+from langchain_model_gateway.target import Rules
 from langchain_model_gateway.timing import Clock, SystemClock
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import Any
 
-from langchain_model_gateway.call import Attempt, Call
+from langchain_model_gateway.attempt import Attempt
+from langchain_model_gateway.call import Call
 from langchain_model_gateway.errors import EmptyStreamError, FailedAttempt
 from langchain_model_gateway.guards import aclose, cancellation_behind, cancellations, close
 

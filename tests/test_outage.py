@@ -25,7 +25,7 @@ def test_a_cooldown_does_not_keep_from_a_healthy_primary() -> None:
 
 
 def test_the_numbers_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """One command gives the README its two numbers."""
+    """One command gives the documents their two numbers."""
     main()
     printed = capsys.readouterr().out
     assert "without cooldown" in printed

@@ -12,15 +12,38 @@ Size = Callable[[], int]
 """The tokens of a call's input, counted when this is first called."""
 
 
-class Moment(NamedTuple):
-    """One moment on both clocks: the time of day, and monotonic seconds."""
+class Moment(Protocol):
+    """One moment on both clocks. A gateway's clock is the present one."""
 
-    now: datetime
-    monotonic: float
+    def now(self) -> datetime:
+        """The time of day, aware."""
 
-    def after(self, seconds: float) -> "Moment":
-        """The moment so many seconds later."""
-        return Moment(self.now + timedelta(seconds=seconds), self.monotonic + seconds)
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+
+
+class Then:
+    """Another moment than the present one.
+
+    Args:
+        moment: The present.
+        seconds: How many seconds later.
+        at: The time of day, if it is known already.
+    """
+
+    __slots__ = ("_monotonic", "_now")
+
+    def __init__(self, moment: Moment, seconds: float, at: datetime | None = None) -> None:
+        self._now = moment.now() + timedelta(seconds=seconds) if at is None else at
+        self._monotonic = moment.monotonic() + seconds
+
+    def now(self) -> datetime:
+        """The time of day, aware."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Monotonic seconds."""
+        return self._monotonic
 
 
 class Closed(NamedTuple):

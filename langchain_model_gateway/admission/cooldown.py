@@ -54,6 +54,11 @@ class Circuit:
         """Make a new lock: in a forked process the old one may be held by nobody."""
         self._lock = Lock()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether calls go through."""
+        return self._cooldown is None
+
     def closed_until(self, now: float) -> float | None:
         """When the next attempt may be made; `None`: now."""
         if self._cooldown is None:
@@ -69,8 +74,6 @@ class Circuit:
             lease: The seconds for which it holds the probe's place, if it becomes the probe.
             is_last_resort: Whether to let it in anyway.
         """
-        if self._cooldown is None:  # the usual case needs no lock: a late ticket is told by its age
-            return Ticket(self.generation)
         with self._lock:
             if self.closed_until(now) is not None:
                 return Ticket(self.generation) if is_last_resort else None
@@ -169,18 +172,26 @@ class Cooldown:
     def closed(self, at: Moment, size: Size) -> Closed | None:
         """The cooldown at a moment, with its end, if there is one."""
         del size
-        until = self.circuit.closed_until(at.monotonic)
+        if self.circuit.is_closed:
+            return None
+        present = at.monotonic()
+        until = self.circuit.closed_until(present)
         if until is None:
             return None
-        ends = at.now + timedelta(seconds=until - at.monotonic)
+        ends = at.now() + timedelta(seconds=until - present)
         return Closed("cooldown", _REASON, ends)
 
     def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "CooldownPermit | Closed":
         """Let an attempt in: while closed, as the probe, or as the last resort."""
-        ticket = self.circuit.try_acquire(at.monotonic, self._lease, is_last_resort=is_last_resort)
+        circuit = self.circuit
+        if (
+            circuit.is_closed
+        ):  # the usual case: no clock and no lock, as a late ticket tells its age
+            return CooldownPermit(self, Ticket(circuit.generation))
+        ticket = circuit.try_acquire(at.monotonic(), self._lease, is_last_resort=is_last_resort)
         if ticket is not None:
             return CooldownPermit(self, ticket)
-        return self.closed(at, size) or Closed("cooldown", _REASON, at.now)
+        return self.closed(at, size) or Closed("cooldown", _REASON, at.now())
 
 
 class CooldownPermit(NamedTuple):

@@ -109,7 +109,7 @@ class Limits:
 
     def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "LimitsPermit | Closed":
         """Take what the attempt needs; as the last resort, book it ahead."""
-        tokens, now, usage = self._estimate(size), at.monotonic, self.usage
+        tokens, now, usage = self._estimate(size), at.monotonic(), self.usage
         with usage.lock:
             closed = self._closed(at, tokens)
             if closed is not None and not is_last_resort:
@@ -146,14 +146,14 @@ class Limits:
         )
 
     def _closed(self, at: Moment, tokens: int) -> Closed | None:
-        for_request, for_tokens = self._waits(at.monotonic, tokens)
+        for_request, for_tokens = self._waits(at.monotonic(), tokens)
         wait = max(for_request, for_tokens)
         if wait <= _ROUNDING:
             return None
         rate, what = (self._rpm, "requests") if for_request >= for_tokens else (self._tpm, "tokens")
         assert rate is not None  # noqa: S101
         reason = f"limited, {rate.per_minute:,.15g} {what} a minute"
-        return Closed("limited", reason, at.now + timedelta(seconds=wait))
+        return Closed("limited", reason, at.now() + timedelta(seconds=wait))
 
     def _take(self, now: float, requests: int, tokens: int) -> None:
         """Take, or pay back. The lock is held."""

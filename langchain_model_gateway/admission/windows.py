@@ -1,6 +1,7 @@
 """Restricted hours as an admission."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from langchain_model_gateway.admission import Closed, Moment, Size
@@ -24,15 +25,19 @@ class Windows:
 
     def closed(self, at: Moment, size: Size) -> Closed | None:
         """The restriction at a moment, with its end, if there is one."""
-        del size
-        if not any(timetable.restricts(at.now) for timetable in self._timetables):
-            return None
-        shown = ", ".join(map(str, self._windows[:_MOST_SHOWN]))
-        more = len(self._windows) - _MOST_SHOWN
-        reason = f"restricted {shown}" + (f" and {more} more windows" if more > 0 else "")
-        return Closed("restricted", reason, restricted_until(self._timetables, at.now))
+        return self.enter(at, size, is_last_resort=False)
 
     def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> Closed | None:
         """`closed`, as a window has no place to take."""
-        del is_last_resort
-        return self.closed(at, size)
+        del size, is_last_resort
+        now = at.now()
+        for timetable in self._timetables:
+            if timetable.restricts(now):
+                return self._restriction(now)
+        return None
+
+    def _restriction(self, now: datetime) -> Closed:
+        shown = ", ".join(map(str, self._windows[:_MOST_SHOWN]))
+        more = len(self._windows) - _MOST_SHOWN
+        reason = f"restricted {shown}" + (f" and {more} more windows" if more > 0 else "")
+        return Closed("restricted", reason, restricted_until(self._timetables, now))

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from langchain_model_gateway import (
     AllModelsFailedError,
+    Clock,
     CooldownPolicy,
     DeploymentDict,
     EmptyStreamError,
@@ -29,6 +30,7 @@ from langchain_model_gateway import (
     RetryPolicy,
     RoutingPlan,
     SkippedModel,
+    SystemClock,
     TimeWindow,
     WindowDict,
 )
@@ -126,6 +128,8 @@ async def calls() -> None:
 
 assert_type(gateway.prefer("strong"), GatewayRunnable)
 assert_type(gateway.prefer(None), GatewayRunnable)
+clock: Clock = SystemClock()
+assert_type(gateway.with_clock(clock), GatewayRunnable)
 assert_type(gateway.bind_tools([get_weather], tool_choice="any"), GatewayRunnable)
 structured: Runnable[Any, Any] = gateway.with_structured_output(Planet, include_raw=True)
 chat_model: GatewayChatModel = gateway.as_chat_model()

@@ -1,0 +1,369 @@
+"""One attempt at one deployment, and what has happened in its call so far.
+
+Sans-I/O: nothing here waits, awaits or does input or output; time comes from outside. Drivers
+report to an attempt what came of it; two attempts of one call may be under way at once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from langchain_core.exceptions import ModelTimeoutError
+
+from langchain_model_gateway.admission import Outcome, Permit
+from langchain_model_gateway.answers import (
+    StreamedAnswer,
+    as_verdict,
+    check_answer,
+    is_structured,
+    stamp,
+    usage_of,
+)
+from langchain_model_gateway.classify import (
+    is_account_fault,
+    is_neutral,
+    is_wrong_event_loop,
+    provider_status,
+    retry_after,
+)
+from langchain_model_gateway.errors import (
+    FailedAttempt,
+    ModelRouterError,
+    RejectedAnswerError,
+    SkippedModel,
+    all_models_failed,
+    no_model_available,
+)
+from langchain_model_gateway.guards import InThreads, is_sync_only
+from langchain_model_gateway.history import translated
+from langchain_model_gateway.routing import Routing
+from langchain_model_gateway.target import Target
+
+Stream = TypeVar("Stream")
+
+
+class Progress:
+    """What has happened in a call so far; its attempts write it down.
+
+    Args:
+        routing: Who there is, and the rules.
+        fallback: Whether another deployment is tried when the first choice fails.
+        is_stream: Whether it is asked for a stream.
+
+    Attributes:
+        answer: What the call has come to.
+        deadline: When the call's time is up, in monotonic seconds.
+        failures: Every failed attempt so far.
+        is_answered: Whether an attempt has answered; in a stream, has begun to.
+        is_late: Whether the deadline has cut an attempt short, whatever the clock says by now.
+        raced: The names of those who were asked at once, where the call was hedged.
+        skipped: Every deployment that was not tried so far.
+    """
+
+    __slots__ = (
+        *("answer", "deadline", "failures", "fallback", "is_answered", "is_late", "is_stream"),
+        *("raced", "routing", "skipped"),
+    )
+
+    def __init__(self, routing: Routing, *, fallback: bool, is_stream: bool) -> None:
+        self.answer: Any = None
+        self.deadline: float | None = None
+        self.failures: tuple[FailedAttempt, ...] = ()
+        self.fallback = fallback
+        self.is_answered = self.is_late = False
+        self.is_stream = is_stream
+        self.raced: tuple[str, ...] = ()
+        self.routing = routing
+        self.skipped: tuple[SkippedModel, ...] = ()
+        if (timeout := routing.rules.timeout) is not None:
+            self.deadline = routing.clock.monotonic() + timeout
+
+    def time_left(self) -> float | None:
+        """Seconds until the deadline; `None` if there is none."""
+        if self.deadline is None:
+            return None
+        return 0.0 if self.is_late else max(0.0, self.deadline - self.routing.clock.monotonic())
+
+    def check_deadline(self) -> None:
+        """Raise if time is up.
+
+        Raises:
+            AllModelsFailedError: With every failure so far.
+        """
+        if self.time_left() == 0:
+            raise self.gave_up(f" (the timeout of {self.routing.rules.timeout:.3g} s has passed)")
+
+    def gave_up(self, because: str = "") -> ModelRouterError:
+        """The error that tells all."""
+        error: ModelRouterError
+        if self.failures:
+            error = all_models_failed(self.failures, self.skipped, because)
+        else:
+            error = no_model_available(self.skipped)
+        self.routing.listener.gave_up(error)
+        return error
+
+    def hedge_after(self, target: Target) -> float | None:
+        """The seconds after which another is asked beside a deployment; `None`: nobody is."""
+        policy = self.routing.rules.hedge
+        if policy is None or self.raced or not self.fallback:
+            return None
+        recent = target.load.latencies(streams=self.is_stream)
+        return policy.after(recent.quantile(policy.quantile))
+
+
+class Attempt:
+    """A step: to ask one deployment, and to report what came of it.
+
+    A driver reports `answered`, or for a stream `received` for each chunk and `finished`; or, if
+    something was raised, `failed`.
+
+    Args:
+        call: The call it is part of.
+        target: The deployment to ask.
+        permits: The permits it was let in with; they are given back with its outcome.
+
+    Attributes:
+        seconds: How long it may take (in a stream, to the first real chunk); `None`: any time.
+        has_answered: Whether its answer is the call's; in a stream, from the first real chunk on.
+        hedge_after: The seconds after which another is asked beside it; `None`: nobody is.
+        is_hedge: Whether it was made beside another that takes long.
+        permits: What it was let in with, until they are given back.
+        passes_through: Whether the rest of a stream needs no `received`: no kind of answer is
+            rejected.
+    """
+
+    __slots__ = (
+        *("_begun", "_call", "_ends", "_is_cut_by_call", "_latency", "_stream"),
+        *("has_answered", "hedge_after", "is_hedge", "passes_through", "permits", "seconds"),
+        *("target",),
+    )
+
+    def __init__(self, call: Progress, target: Target, permits: tuple[Permit, ...]) -> None:
+        self._begun: float | None = None
+        self._call = call
+        self._ends: float | None = None
+        self._is_cut_by_call = False
+        self._latency: float | None = None
+        self.permits = permits
+        self._stream: StreamedAnswer | None = None
+        self.hedge_after: float | None = None
+        self.target = target
+        self.seconds: float | None = None
+        self.has_answered = self.is_hedge = self.passes_through = False
+
+    def begin(self) -> None:
+        """The driver is about to ask."""
+        if self._call.is_stream:
+            rejects = self._call.routing.rules.reject
+            self._stream = StreamedAnswer(rejects, counts_tokens=self.target.counts_tokens)
+        if self.permits:
+            self._begun = self._call.routing.clock.monotonic()
+            self.hedge_after = self._call.hedge_after(self.target)
+        if self.target.timeout is not None or self._call.deadline is not None:
+            self._limit(self.target.timeout)
+
+    # --- what happened -----------------------------------------------------------------------
+
+    def answered(self, answer: Any) -> None:
+        """The deployment gave an answer.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        call = self._call
+        try:
+            check_answer(answer, call.routing.rules.reject)
+        except RejectedAnswerError:
+            if is_structured(answer):
+                call.answer = answer
+            raise
+        beside = self._beside() if call.raced else ()
+        call.answer = stamp(answer, self.target.model_name, call.failures, beside)
+        self.has_answered = call.is_answered = True
+        if self.permits:
+            usage = usage_of(answer) if self.target.counts_tokens else None
+            self._give_back("answered", usage=usage)
+
+    def received(self, chunk: Any) -> Sequence[Any]:
+        """The stream gave a chunk.
+
+        Returns:
+            The chunks to pass on: none until the answer has begun. With the first of them this
+            deployment's answer is the call's, for good.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        ready = self.noted(chunk)
+        return ready if not ready or self.has_answered else self._claimed(ready)
+
+    def noted(self, chunk: Any) -> Sequence[Any]:
+        """`received`, but its answer is not the call's yet: another attempt may be quicker."""
+        assert self._stream is not None  # noqa: S101
+        return self._stream.received(chunk)
+
+    def _claimed(self, ready: Sequence[Any]) -> list[Any]:
+        """Make its answer the call's."""
+        self.has_answered = self._call.is_answered = True
+        rejects = bool(self._call.routing.rules.reject)
+        self.passes_through = not rejects and not self.target.counts_tokens
+        self._ends = None
+        if self._begun is not None:
+            self._latency = self._call.routing.clock.monotonic() - self._begun
+        first, *rest = ready
+        call = self._call
+        beside = self._beside() if call.raced else ()
+        return [stamp(first, self.target.model_name, call.failures, beside), *rest]
+
+    def _beside(self) -> Sequence[str]:
+        """The names of those who were asked beside it, and have not failed."""
+        call = self._call
+        gone = {self.target.model_name, *(failure.model_name for failure in call.failures)}
+        return [name for name in call.raced if name not in gone]
+
+    def finished(self) -> None:
+        """The stream has ended.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        if not self.passes_through:
+            self.ended()
+        if self.permits:
+            usage = self._stream.usage if self._stream is not None else None
+            self._give_back("answered", usage=usage)
+
+    def ended(self) -> None:
+        """`finished`, but nothing is recorded yet."""
+        assert self._stream is not None  # noqa: S101
+        self._stream.finished()
+
+    def won(self, given: Any) -> Any:
+        """It gave an answer, or the head of a stream, before another did; returns that.
+
+        Raises:
+            RejectedAnswerError: If it is none that counts; report it as `failed`.
+        """
+        if not self._call.is_stream:
+            self.answered(given)
+            return given
+        ready, chunks = given
+        return self, self._claimed(ready), chunks
+
+    def lost(self) -> None:
+        """Another was quicker. That counts: what hangs must not stay first for ever."""
+        if self.permits:
+            self._give_back("failed")
+
+    def failed(self, error: BaseException) -> bool:
+        """Something was raised: by the model, or by whoever cancelled or closed the attempt.
+
+        Returns:
+            Whether to go on with the next step; if not, the error is the caller's to raise.
+
+        Raises:
+            AllModelsFailedError: If an answer has begun and time is up.
+            RejectedAnswerError: If one has begun, and it does not parse.
+        """
+        call, raised = self._call, error
+        if isinstance(error, Exception):
+            error = as_verdict(error)
+        if not isinstance(error, Exception) or not call.routing.handles(error):
+            self.end()
+            return False
+        target = self.target
+        failure = FailedAttempt(target.model_name, target.provider, error, target.secrets)
+        call.failures += (failure,)
+        call.routing.listener.failed(failure, len(call.failures))
+        is_timeout = type(error) is ModelTimeoutError
+        if is_timeout and self._is_cut_by_call:
+            call.is_late = True
+            self.end()
+        elif self.permits:
+            self._count(error)
+        if self.has_answered and is_timeout:
+            call.check_deadline()
+        if self.has_answered and error is not raised:
+            raise error
+        return not self.has_answered
+
+    def _count(self, error: Exception) -> None:
+        """Give the permits back with what an error says about the deployment."""
+        if is_wrong_event_loop(error):
+            self._call.routing.listener.wrong_event_loop(self.target.model_name)
+        self._give_back(
+            "neutral" if is_neutral(error) else "failed",
+            retry_after=retry_after(error, self._call.routing.clock.now()),
+            is_account_fault=is_account_fault(error),
+            status=provider_status(error),
+        )
+
+    def end(self) -> None:
+        """Give the permits back, unless they have been; it says nothing about the deployment."""
+        if self.permits:
+            self._give_back("neutral")
+
+    def _give_back(self, kind: Literal["answered", "failed", "neutral"], **facts: Any) -> None:
+        permits, self.permits = self.permits, ()
+        now, begun, latency = self._call.routing.clock.monotonic(), self._begun, self._latency
+        if latency is None and begun is not None and kind != "neutral":
+            latency = now - begun
+        outcome = Outcome(
+            kind, now, latency, self._call.is_stream, has_begun=begun is not None, **facts
+        )
+        for permit in permits:
+            permit.give_back(outcome)
+
+    # --- time --------------------------------------------------------------------------------
+
+    def guarded(self, chunks: Stream, guard: Callable[..., Stream], *args: Any) -> Stream:
+        """The attempt's stream, about to be read; under guard if it may take too long.
+
+        Args:
+            chunks: The stream.
+            guard: The guards' `stream` or `astream`.
+            *args: What it takes beside the stream and its patience.
+        """
+        return guard(chunks, self._patience, *args) if self.is_limited else chunks
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it may take too long."""
+        return self.seconds is not None or self.target.stall_timeout is not None
+
+    def given(self, value: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A call's input and keywords as the deployment's client takes them."""
+        routing = self._call.routing
+        is_plain = value.__class__ is str and not keywords
+        if is_plain or not routing.rules.translate_history:
+            return value, keywords
+        return translated(value, keywords, self.target, routing.targets)
+
+    def async_model(self) -> Any:
+        """What async callers ask."""
+        target = self.target
+        if self.is_limited and is_sync_only(target.model, streams=self._call.is_stream):
+            return InThreads(target.model, target.hanging)
+        return target.model
+
+    def _patience(self) -> float | None:
+        """How many seconds the next chunk may take; `None`: any time."""
+        own: list[float] = []
+        if self._ends is not None:
+            own.append(max(0.0, self._ends - self._call.routing.clock.monotonic()))
+        # Between two chunks, and only while the reader waits for one: a slow reader is no stall.
+        stall = self.target.stall_timeout
+        if stall is not None and self._stream is not None and self._stream.head:
+            own.append(stall)
+        return self._least(min(own, default=None))
+
+    def _limit(self, seconds: float | None) -> None:
+        """Limit the attempt to so many seconds, and to what is left of the call's."""
+        if seconds is not None:
+            self._ends = self._call.routing.clock.monotonic() + seconds
+        self.seconds = self._least(seconds)
+
+    def _least(self, own: float | None) -> float | None:
+        left = self._call.time_left()
+        self._is_cut_by_call = left is not None and (own is None or left < own)
+        return left if self._is_cut_by_call else own
