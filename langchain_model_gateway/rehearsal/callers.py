@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 from langchain_core.exceptions import ModelError, ModelRateLimitError, ModelTimeoutError
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_model_gateway.call import Attempt, Call, Wait
+from langchain_model_gateway.attempt import Attempt
+from langchain_model_gateway.call import Call, Wait
 from langchain_model_gateway.drivers import RoutedCalls
 from langchain_model_gateway.errors import RejectedAnswerError
 from langchain_model_gateway.guards import Patience

@@ -1,13 +1,10 @@
 """How a rehearsal looks: as a table, and as a picture."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.display import _escaped, _table
-
-if TYPE_CHECKING:
-    from langchain_model_gateway.rehearsal.report import Rehearsal
 
 _NAME_LIMIT: Final = 60
 
@@ -55,8 +52,8 @@ def panels(count: int) -> list[Any]:
     return [*axes.flat]
 
 
-def draw(rehearsal: "Rehearsal", axes: Any) -> None:
-    """Draw each call as a dot, each cooldown as a bar, and trouble in grey."""
+def draw(rehearsal: Any, axes: Any) -> None:
+    """Draw each call of a `Rehearsal` as a dot, each cooldown as a bar, and trouble in grey."""
     for start, end in rehearsal.trouble:
         axes.axvspan(start, end, color="grey", alpha=0.15, linewidth=0)
     for rank, name in enumerate((*rehearsal.model_names, None)):
