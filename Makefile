@@ -34,8 +34,8 @@ test-next: ## Run the tests against langchain-core's main branch, in an environm
 
 PROVIDERS_TESTS := tests/providers $(addprefix tests/test_,classify.py clients.py history.py serialization_security.py)
 
-providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own.
-	ALL_PROVIDERS=1 .providers-venv/bin/python -m pytest $(PYTEST_ARGS) $(PROVIDERS_TESTS)
+providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own. FULL=1 for all combinations.
+	ALL_PROVIDERS=1 FULL=$(FULL) .providers-venv/bin/python -m pytest $(PYTEST_ARGS) $(PROVIDERS_TESTS)
 
 lint: $(VENV)/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .

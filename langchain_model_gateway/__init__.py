@@ -5,6 +5,7 @@ from langchain_core.runnables import RunnableSerializable as _RunnableSerializab
 
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
+from langchain_model_gateway.documents import ConfigError, ConfigProblem
 from langchain_model_gateway.errors import (
     AllContextsOverflowedError,
     AllModelsFailedError,
@@ -25,6 +26,8 @@ __all__ = [
     "AllContextsOverflowedError",
     "AllModelsFailedError",
     "Clock",
+    "ConfigError",
+    "ConfigProblem",
     "CooldownPolicy",
     "DeploymentDict",
     "EmptyStreamError",

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import EmptyStreamError, FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.policies import RejectFunction, Rejection
-from langchain_model_gateway.provider_errors import NO_CHUNKS
+from langchain_model_gateway.provider_errors import NO_CHUNKS, NO_CHUNKS_ERRORS
 
 STAMP: Final = "gateway"
 
@@ -177,7 +177,7 @@ def as_verdict(error: Exception) -> Exception:
     """
     if (verdict := _verdict(error)) is not None:
         ours: Exception = RejectedAnswerError(verdict)
-    elif type(error) is ValueError and str(error) in NO_CHUNKS:
+    elif type(error).__name__ in NO_CHUNKS_ERRORS and str(error) in NO_CHUNKS:
         ours = EmptyStreamError("the stream ended with no event at all")
     else:
         return error

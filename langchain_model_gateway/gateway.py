@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from langchain_core.language_models import LanguageModelInput
@@ -15,6 +16,7 @@ from langchain_core.runnables.utils import get_unique_config_specs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 from typing_extensions import override
 
+from langchain_model_gateway import config as configuration
 from langchain_model_gateway import diagnosis, display, loading, serialization
 from langchain_model_gateway._arguments import (
     CLASS_NOT_INSTANCE,
@@ -521,6 +523,24 @@ class GatewayRunnable(RoutedCalls):
             secrets_from_env=secrets_from_env,
             init_validator=init_validator,
         )
+
+    @classmethod
+    def from_config(cls, source: str | PathLike[str] | Mapping[str, Any], **overrides: Any) -> Self:
+        """Build a gateway from a YAML or TOML file, or a mapping.
+
+        Its keys are this class's arguments. A model is a string as `init_chat_model` takes it, with
+        its keywords under `with`, or a mapping of a gateway inside. A secret is only ever
+        `{env: NAME}`.
+
+        Args:
+            source: The file's path, or the mapping.
+            **overrides: This class's arguments; each replaces the key of that name, which is then
+                not read.
+
+        Raises:
+            ConfigError: If something is wrong; tells all that is, with file, line and key.
+        """
+        return configuration.build(cls, source, overrides, GatewayRunnable)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # With the checks of `serialize()`: a pickle holds no key either.

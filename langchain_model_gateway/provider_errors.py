@@ -27,11 +27,13 @@ _HEADERS_AT: Final = (
     "headers",  # cohere, openrouter, aiohttp, urllib
     "response.ResponseMetadata.HTTPHeaders",  # botocore
     "raw_response.headers",
+    "litellm_response_headers",  # litellm, whose own `response` has none
 )
 _BODY_AT: Final = (
     "body",  # openai, anthropic, groq, fireworks, cohere, openrouter
     "details",  # google.genai
     "response",  # botocore
+    "response._content",  # httpx (so mistralai), requests; `.text` would read from the network
 )
 
 # --- what it stands for ----------------------------------------------------------------------
@@ -46,11 +48,13 @@ _CODES: Final[Mapping[str, int]] = {
     "insufficient_quota": 402,
     "internal_server_error": 500,
     "invalid_api_key": 401,
+    "invalid_prompt": 400,
     "model_decommissioned": 404,
     "model_not_found": 404,
     "rate_limit_exceeded": 429,
     "server_error": 500,
     "service_unavailable": 503,
+    "vector_store_timeout": 504,
     # Anthropic
     "api_error": 500,
     "authentication_error": 401,
@@ -100,8 +104,15 @@ _MESSAGES: Final[Mapping[str, int]] = {
     "The provided model identifier is invalid": 404,  # Bedrock, with a 400
 }
 
-NO_CHUNKS: Final = ("No generation chunks were returned", "No generations found in stream.")
-"""What LangChain says of a stream with no event at all, in a bare `ValueError`."""
+NO_CHUNKS: Final = (
+    "No generation chunks were returned",
+    "No generations found in stream.",
+    "Received empty stream from Fireworks",
+)
+"""What is said of a stream with no event at all: by LangChain, and by Fireworks' client."""
+
+NO_CHUNKS_ERRORS: Final = ("ValueError", "FireworksError")
+"""The classes of the errors that say so."""
 
 # How the text of an exception begins that has neither: it holds a status or a code, or stands for
 # one. 502 is a server that answered, but not with an answer.
@@ -110,10 +121,14 @@ _SAYINGS: Final[tuple[tuple[re.Pattern[str], int], ...]] = tuple(
     (re.compile(pattern, re.DOTALL), status)
     for pattern, status in (
         (r"\[(\d{3})\] ", 0),  # NVIDIA
+        # NVIDIA and LiteLLM, whose text ends with the server's answer; a question is not in it.
+        (r"(?:\[429\]|litellm\.RateLimitError:) .*['\"]: ?['\"](insufficient_quota)['\"]", 0),
         (r"OpenRouter API returned an error during streaming: .*\(code: (\w+)\)$", _BAD_GATEWAY),
         (r"Received AWS exception (\w+):", _BAD_GATEWAY),
+        (r"([a-z]+_[a-z_]+): ", 0),  # OpenAI's Responses API: an error event in a stream
+        (r"(?:ResponseError\()?code='(\w+)'", 0),  # and a response that has failed
+        (r"(Response \S+ failed\.)$", _BAD_GATEWAY),
         (f"({'|'.join(map(re.escape, NO_CHUNKS))})", _BAD_GATEWAY),
-        (r"(Received empty stream from)", _BAD_GATEWAY),  # Fireworks
         (r"[\"']?(Response missing 'choices' key)", _BAD_GATEWAY),
         (r"(Received response with null value for 'choices')", _BAD_GATEWAY),
         (r"(Unexpected response type from OpenAI-compatible endpoint)", _BAD_GATEWAY),
@@ -137,7 +152,18 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while isinstance(each, BaseException) and id(each) not in seen:
         seen.add(id(each))
         yield each
-        each = read(each, "__cause__")
+        each = read(each, "__cause__") or _hidden(each)
+
+
+def _hidden(error: BaseException) -> Any:
+    """The server's answer that a client hides when it raises its own error `from None`.
+
+    Ollama's and NVIDIA's do, whose errors have neither headers nor codes.
+    """
+    is_hidden = read(error, "__suppress_context__") is True
+    context: Any = read(error, "__context__") if is_hidden else None
+    is_answer = is_clients(type(context)) and http_status(context) is not None
+    return context if is_answer else None
 
 
 def read(holder: Any, path: str) -> Any:
@@ -209,7 +235,7 @@ def _codes(payload: Any) -> Iterator[object]:
 def _payload(error: BaseException) -> Any:
     """The object in which the server says what went wrong."""
     for body in (*(read(error, path) for path in _BODY_AT), _argument(error)):
-        body = _parsed(body) if isinstance(body, str) else body  # noqa: PLW2901
+        body = _parsed(body) if isinstance(body, (str, bytes)) else body  # noqa: PLW2901
         if isinstance(body, Mapping):
             inner = read(body, "error") or read(body, "Error")
             return inner if isinstance(inner, Mapping) else body
@@ -222,7 +248,7 @@ def _argument(error: BaseException) -> Any:
     return args[0] if isinstance(args, tuple) and len(args) == 1 else None
 
 
-def _parsed(body: str) -> Any:
+def _parsed(body: str | bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

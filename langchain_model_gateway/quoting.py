@@ -64,13 +64,11 @@ def portable(error: Exception, secrets: Collection[str] | None = ()) -> Exceptio
     """
     if _is_of(type(error), _OWN):
         return error
-    facts: dict[str, Any] = {}
-    if (status := provider_status(error)) is not None:
-        facts["status_code"] = status
     bare = _native_copy(error, secrets) or _stand_in_for(error, secrets)
+    if (status := provider_status(error)) is not None:
+        bare.__dict__["status_code"] = status
     if is_retryable(bare) != (may_help := is_retryable(error)):
-        facts["is_retryable"] = may_help
-    bare.__dict__.update(facts)
+        bare.__dict__["is_retryable"] = may_help
     return bare
 
 

@@ -4,6 +4,7 @@ import json
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,7 @@ from langchain_model_gateway.quoting import portable, quote
 
 from .conftest import CallForm, openai_at
 from .models import ScriptedChatModel, gateway_over, says, who
+from .providers.clients import is_installed
 from .test_errors import caused_by, rate_limited, response, unreachable, validation_error
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -148,6 +150,16 @@ CLIENTS: list[tuple[str, Callable[[], Exception], str]] = [
     ("openai stream: credit", lambda: openai_stream(code="insufficient_quota"), ACCOUNT),
     ("openai stream: request", lambda: openai_stream(type="invalid_request_error"), REQUEST),
     ("openai stream: says nothing", openai_stream, OTHER),
+    ("responses stream: its error", lambda: ValueError("server_error: no"), RETRY),
+    ("responses stream: credit", lambda: ValueError("insufficient_quota: no"), ACCOUNT),
+    ("responses stream: prompt", lambda: ValueError("invalid_prompt: no"), REQUEST),
+    (
+        "responses failed",
+        lambda: ValueError("ResponseError(code='server_error', message='no')"),
+        RETRY,
+    ),
+    ("responses failed: rate", lambda: ValueError("code='rate_limit_exceeded' message=''"), RETRY),
+    ("responses failed, no reason", lambda: ValueError("Response resp_1 failed."), RETRY),
     ("openai status 200", lambda: ValueError({"message": "no", "code": 429}), RETRY),
     ("openai status 200, no code", lambda: ValueError({"message": "no"}), RETRY),
     ("openai no choices", lambda: KeyError("Response missing 'choices' key: []"), RETRY),
@@ -243,6 +255,22 @@ CLIENTS: list[tuple[str, Callable[[], Exception], str]] = [
     ("ollama stream", lambda: ollama(-1), RETRY),
     ("mistral 429", lambda: http_error(429), RETRY),
     ("mistral 422", lambda: http_error(422), REQUEST),
+    ("mistral out of credit", lambda: out_of_credit(429), ACCOUNT),
+    (
+        "litellm out of credit",
+        lambda: client_error(
+            "litellm.exceptions.RateLimitError",
+            'litellm.RateLimitError: XException - {"error": {"code": "insufficient_quota"}}',
+            status_code=429,
+        ),
+        ACCOUNT,
+    ),
+    (
+        "nvidia out of credit, async",
+        lambda: Exception("[429] no\n{'error': {'code': 'insufficient_quota'}, 'status': 429}"),
+        ACCOUNT,
+    ),
+    ("nvidia out of credit", lambda: hiding(out_of_credit(429), Exception("[429] no")), ACCOUNT),
     (
         "huggingface overloaded",
         lambda: client_error("huggingface_hub.errors.OverloadedError"),
@@ -286,14 +314,9 @@ def test_each_clients_errors_are_understood(make: Callable[[], Exception], expec
     assert is_retryable(portable(error)) is (expected == RETRY)
 
 
-def imported(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(pytest.importorskip(module), name)
-
-
-@pytest.mark.parametrize(
-    ("path", "make", "expected", "wait"),
-    [
+INSTALLED = [
+    row
+    for row in [
         (
             "botocore.exceptions.ClientError",
             lambda cls: cls(
@@ -354,15 +377,40 @@ def imported(path: str) -> Any:
             RETRY,
             None,
         ),
-    ],
-    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+    ]
+    if is_installed(row[0].rpartition(".")[0])
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "make", "expected", "wait"), INSTALLED, ids=[row[0] for row in INSTALLED]
 )
 def test_the_installed_clients_errors_are_understood(
     path: str, make: Callable[[Any], Exception], expected: str, wait: float | None
 ) -> None:
     """The rows above are not made up: the libraries' own classes are read the same way."""
-    error = make(imported(path))
+    module, _, name = path.rpartition(".")
+    error = make(getattr(import_module(module), name))
     assert (verdict(error), retry_after(error, NOW)) == (expected, wait)
+
+
+def out_of_credit(status: int) -> Exception:
+    """As a client without a `body` tells it: only in its response."""
+    answer = httpx.Response(
+        status, request=response(status, httpx).request, json={"code": "insufficient_quota"}
+    )
+    return httpx.HTTPStatusError("no", request=answer.request, response=answer)
+
+
+def hiding(hidden: BaseException, error: Exception) -> Exception:
+    """An error that was raised `from None` while another was handled."""
+    try:
+        try:
+            raise hidden
+        except BaseException:
+            raise error from None
+    except Exception as raised:
+        return raised
 
 
 def quota(status: int) -> Exception:
@@ -566,8 +614,8 @@ def api_error(status: int, library: Any = httpx2, text: str = "no") -> openai.AP
     return openai.APIStatusError(text, response=response(status, library), body=body)
 
 
-def http_error(status: int, library: Any = httpx) -> Exception:
-    answer = response(status, library)
+def http_error(status: int, library: Any = httpx, **headers: str) -> Exception:
+    answer = response(status, library, **headers)
     return library.HTTPStatusError("no", request=answer.request, response=answer)
 
 
@@ -763,6 +811,11 @@ def test_retry_after_milliseconds(headers: dict[str, str], expected: float | Non
         (http_error(503), None),
         (caused_by(rate_limited(retry_after="5")), 5.0),
         (caused_by(rate_limited(retry_after="5"), with_attributes(retry_after="nan")), 5.0),
+        (with_attributes(litellm_response_headers={"retry-after": "5"}), 5.0),
+        # What a client raised its own error from, `from None`; not whatever else was handled then.
+        (hiding(http_error(429, retry_after="5"), ollama(429)), 5.0),
+        (hiding(httpx.ConnectError("no"), ollama(429)), None),
+        (hiding(with_attributes(status_code=429, retry_after=5), TimeoutError()), None),
         (ValueError(), None),
     ],
 )

@@ -14,6 +14,7 @@ from pydantic import SecretStr, create_model
 
 from langchain_model_gateway import Finding, GatewayRunnable
 from tests.models import ScriptedChatModel, gateway_over, says
+from tests.providers.clients import is_installed, needs
 
 KEY = "sk-0123456789abcdef"
 AWS = {"aws_access_key_id": "A" * 16, "aws_secret_access_key": "b" * 32}
@@ -92,7 +93,6 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
 
 def real(module: str, name: str, url: str, fields: dict[str, Any]) -> Any:
     """A real client whose fields name the server's address as `URL`."""
-    pytest.importorskip(module)
     filled = {k: v.replace("URL", url) if isinstance(v, str) else v for k, v in fields.items()}
     cls = getattr(importlib.import_module(module), name)
     if name == "ChatHuggingFace":
@@ -101,7 +101,7 @@ def real(module: str, name: str, url: str, fields: dict[str, Any]) -> Any:
     return cls(**filled)
 
 
-CLIENTS: dict[str, dict[str, Any]] = {
+KNOWN: dict[str, dict[str, Any]] = {
     "langchain_openai ChatOpenAI": {"model": "m", "api_key": KEY, "base_url": "URL/v1"},
     "langchain_openai AzureChatOpenAI": {
         "azure_deployment": "m",
@@ -147,6 +147,7 @@ CLIENTS: dict[str, dict[str, Any]] = {
         **AWS,
     },
 }
+CLIENTS = {name: fields for name, fields in KNOWN.items() if is_installed(name.split()[0])}
 
 # Advice other than max_retries=0, as fields and as bound keywords.
 ADVICE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -208,18 +209,24 @@ def shared(*models: Any) -> bool:
     return "shared-endpoint" in {each.code for each in findings(gateway_over(*models))}
 
 
+@needs("langchain_aws")
+def test_two_regions_are_two_endpoints() -> None:
+    """Two regions of one account do not fail together."""
+    check_that_it_is_told_apart(
+        "langchain_aws", "ChatBedrockConverse", {"region_name": "us-east-1"}, "eu-west-1"
+    )
+
+
+@needs("langchain_litellm")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("module", "name", "given", "other"),
-    [
-        ("langchain_aws", "ChatBedrockConverse", {"region_name": "us-east-1"}, "eu-west-1"),
-        ("langchain_litellm", "ChatLiteLLM", {"model": "openai/m"}, "anthropic/m"),
-    ],
-)
-def test_regions_and_providers_are_endpoints(
-    module: str, name: str, given: dict[str, str], other: str
-) -> None:
-    """Two regions of one account are two endpoints, and so are two providers behind one client."""
+def test_two_providers_behind_one_client_are_two_endpoints() -> None:
+    """LiteLLM has no address of its own: who is asked stands in the model's name."""
+    check_that_it_is_told_apart(
+        "langchain_litellm", "ChatLiteLLM", {"model": "openai/m"}, "anthropic/m"
+    )
+
+
+def check_that_it_is_told_apart(module: str, name: str, given: dict[str, str], other: str) -> None:
     fields = {k: v for k, v in CLIENTS[f"{module} {name}"].items() if "URL" not in str(v)}
     one, two = (real(module, name, "", {**fields, **each}) for each in (given, given))
     three = real(module, name, "", {**fields, **dict.fromkeys(given, other)})

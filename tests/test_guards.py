@@ -19,6 +19,9 @@ from .models import says, who
 BOUND = 32
 """The most abandoned calls of one deployment that the contract allows."""
 
+PATIENCE = 50
+"""Seconds that what must happen may take: on a busy machine even a thread's start takes a while."""
+
 
 class Hung(Runnable[Any, Any]):
     """A model that is only sync, and answers when it is let go."""
@@ -29,7 +32,7 @@ class Hung(Runnable[Any, Any]):
 
     def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
         self.asked += 1
-        assert self.go.wait(20)
+        assert self.go.wait(PATIENCE)
         return AIMessage("late")
 
     def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
@@ -43,7 +46,7 @@ def hung() -> Iterator[Hung]:
     model.go.set()
     for thread in threading.enumerate():
         if thread.name == "gateway-call":
-            thread.join(5)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -73,17 +76,25 @@ def ask(form: str, gateway: GatewayRunnable) -> Any:
 FORMS = ("invoke", "stream", "ainvoke", "astream")
 
 
+def hang(form: str, gateway: GatewayRunnable, hung: Hung, calls: int = BOUND) -> None:
+    """Ask until so many calls hang; a thread that starts too late for its caller may never do."""
+    while hung.asked < calls:
+        assert who(ask(form, gateway)) == "backup"
+
+
+def threads() -> int:
+    return sum(thread.name == "gateway-call" for thread in threading.enumerate())
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_calls_that_hang_do_not_pile_up(form: str, hung: Hung) -> None:
     """With 32 abandoned calls a deployment fails at once, and the backup answers every time."""
     gateway = over(hung)
-    for _ in range(10 * BOUND):
-        assert who(ask(form, gateway)) == "backup"
-        if hung.asked == BOUND:
-            break
+    hang(form, gateway, hung)
     assert who(ask(form, gateway)) == "backup"
     assert hung.asked == BOUND
-    assert sum(thread.name == "gateway-call" for thread in threading.enumerate()) == BOUND
+    while threads() > BOUND:  # one that never began its call is about to end
+        time.sleep(0.001)
     with pytest.raises(AllModelsFailedError, match="32 earlier calls are still hanging") as told:
         gateway.invoke("?", model_preference="hung", model_fallback=False)
     assert isinstance(told.value.failures[0].exception, ModelTimeoutError)
@@ -95,12 +106,11 @@ def test_a_deployment_is_asked_again_when_its_hanging_calls_have_ended(
 ) -> None:
     """The bound is on what hangs now."""
     gateway = over(hung)
-    while hung.asked < BOUND:
-        ask(form, gateway)
+    hang(form, gateway, hung)
     hung.go.set()
     for thread in threading.enumerate():
         if thread.name == "gateway-call":
-            thread.join(5)
+            thread.join(PATIENCE)
     patient = gateway.model_copy(
         update={"models": tuple(m.model_copy(update={"timeout": 20.0}) for m in gateway.models)}
     )
@@ -121,28 +131,26 @@ def test_sync_models_do_not_hold_up_the_event_loop(form: str, hung: Hung) -> Non
     """More hung calls than its executor has threads, and `asyncio.run` does not wait for them."""
 
     async def many() -> None:
-        for _ in range(12):
+        while hung.asked < 12:
             if form == "ainvoke":
                 assert who(await gateway.ainvoke("?")) == "backup"
             else:
                 assert who(await anext(gateway.astream("?"))) == "backup"
-        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), PATIENCE) == "free"
 
     gateway = over(hung)
-    began = time.monotonic()
     asyncio.run(many())
-    assert time.monotonic() - began < 15
-    assert hung.asked
+    assert threads() >= 12
 
 
 async def test_a_sync_model_that_is_cancelled_is_left_to_end_by_itself(hung: Hung) -> None:
     """The caller is free at once."""
-    task = asyncio.create_task(over(hung, timeout=20).ainvoke("?"))
+    task = asyncio.create_task(over(hung, timeout=PATIENCE).ainvoke("?"))
     while not hung.asked:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -23,6 +21,9 @@ from langchain_model_gateway.history import translated
 
 from .conftest import CallForm
 from .models import ScriptedChatModel, gateway_over
+from .providers.clients import CLIENTS, INSTALLED
+from .providers.dialects import Answer
+from .providers.server import Provider
 
 CALLS = [{"name": "weather", "args": {"city": "Oslo"}, "id": "call_1", "type": "tool_call"}]
 TEXT = "Let me look."
@@ -77,17 +78,17 @@ MADE: dict[str, AIMessage] = {
         "anthropic",
         metadata={"output_version": "v1"},
     ),
-    "google_genai": _said(
+    "gemini": _said(
         [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": TEXT}],
         "google_genai",
         additional_kwargs={"__gemini_function_call_thought_signatures__": {"call_1": "c2ln"}},
     ),
-    "google_genai_v1": _said(
+    "gemini_v1": _said(
         [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": TEXT}, CALLS[0]],
         "google_genai",
         metadata={"output_version": "v1"},
     ),
-    "bedrock_converse": _said(
+    "bedrock": _said(
         [
             {
                 "type": "reasoning_content",
@@ -98,7 +99,7 @@ MADE: dict[str, AIMessage] = {
         ],
         "bedrock_converse",
     ),
-    "mistralai": _said(
+    "mistral": _said(
         [
             {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
             {"type": "text", "text": TEXT},
@@ -391,151 +392,19 @@ def test_a_plain_function_gets_what_the_caller_gave():
 
 # --- what the real clients send ---------------------------------------------------------------
 
-ANSWERS: dict[str, Any] = {
-    "responses": {
-        "id": "resp_2",
-        "object": "response",
-        "created_at": 1,
-        "status": "completed",
-        "model": "m",
-        "parallel_tool_calls": True,
-        "tool_choice": "auto",
-        "tools": [],
-        "output": [
-            {
-                "type": "message",
-                "id": "msg_2",
-                "role": "assistant",
-                "status": "completed",
-                "content": [{"type": "output_text", "text": "ok", "annotations": []}],
-            }
-        ],
-    },
-    "v1/messages": {
-        "id": "msg_2",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude",
-        "stop_reason": "end_turn",
-        "content": [{"type": "text", "text": "ok"}],
-        "usage": {"input_tokens": 1, "output_tokens": 1},
-    },
-    "generateContent": {
-        "candidates": [
-            {"content": {"role": "model", "parts": [{"text": "ok"}]}, "finishReason": "STOP"}
-        ],
-        "usageMetadata": {"promptTokenCount": 1, "totalTokenCount": 2},
-    },
-    "converse": {
-        "output": {"message": {"role": "assistant", "content": [{"text": "ok"}]}},
-        "stopReason": "end_turn",
-        "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
-        "metrics": {"latencyMs": 1},
-    },
-    "v2/chat": {
-        "id": "c",
-        "finish_reason": "COMPLETE",
-        "message": {"role": "assistant", "content": [{"type": "text", "text": "ok"}]},
-    },
-    "api/chat": {
-        "model": "m",
-        "created_at": "2024-01-01T00:00:00Z",
-        "message": {"role": "assistant", "content": "ok"},
-        "done": True,
-        "done_reason": "stop",
-    },
-    "": {
-        "id": "chatcmpl-2",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": "ok"},
-            }
-        ],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    },
-}
-
-
-class Provider(BaseHTTPRequestHandler):
-    """Every provider at once: it answers in the form of the path, and keeps what was asked."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.asked.append(json.loads(body))  # type: ignore[attr-defined]
-        answer = json.dumps(next(a for path, a in ANSWERS.items() if path in self.path)).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
-        self.send_header("connection", "close")
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: Any) -> None:
-        return None
+# Perplexity's chat models call no tools.
+PAIRS = [
+    (target, maker)
+    for target in INSTALLED
+    for maker in MADE
+    if target not in {"perplexity", maker.removesuffix("_v1")}
+]
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
-    server.asked = []  # type: ignore[attr-defined]
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-# Where each client is found, and its arguments; `U` stands for the server's address.
-CLIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "openai": ("langchain_openai", "ChatOpenAI", {"base_url": "U/v1"}),
-    "responses": (
-        "langchain_openai",
-        "ChatOpenAI",
-        {"base_url": "U/v1", "use_responses_api": True},
-    ),
-    "anthropic": ("langchain_anthropic", "ChatAnthropic", {"base_url": "U"}),
-    "google_genai": ("langchain_google_genai", "ChatGoogleGenerativeAI", {"base_url": "U"}),
-    "bedrock_converse": (
-        "langchain_aws",
-        "ChatBedrockConverse",
-        {
-            "model": "anthropic.claude-3-5-sonnet-20240620-v1:0",
-            "endpoint_url": "U",
-            "region_name": "us-east-1",
-            "aws_access_key_id": "k",
-            "aws_secret_access_key": "k",
-        },
-    ),
-    "cohere": ("langchain_cohere", "ChatCohere", {"base_url": "U", "cohere_api_key": "k"}),
-    "mistralai": ("langchain_mistralai", "ChatMistralAI", {"base_url": "U/v1"}),
-    "ollama": ("langchain_ollama", "ChatOllama", {"base_url": "U"}),
-    "groq": ("langchain_groq", "ChatGroq", {"base_url": "U"}),
-    "huggingface": ("langchain_huggingface", "ChatHuggingFace", {}),
-    "nvidia": ("langchain_nvidia_ai_endpoints", "ChatNVIDIA", {"base_url": "U/v1"}),
-}
-
-
-def _client(name: str, address: str) -> Any:
-    module, kind, given = CLIENTS[name]
-    package = pytest.importorskip(module, exc_type=ImportError)
-    fields = {"model": "m", **given}
-    if name == "huggingface":
-        llm = package.HuggingFaceEndpoint(endpoint_url=address, huggingfacehub_api_token="k")
-        return package.ChatHuggingFace(llm=llm, model_id="m")
-    if name not in {"bedrock_converse", "cohere", "ollama"}:
-        fields["api_key"] = "k"
-    for key, value in fields.items():
-        if isinstance(value, str) and value.startswith("U"):
-            fields[key] = address + value[1:]
-    return getattr(package, kind)(**fields)
+def provider() -> Iterator[Provider]:
+    with Provider() as server:
+        yield server
 
 
 def weather(city: str) -> str:
@@ -564,26 +433,25 @@ def _sent(body: Any) -> tuple[str, list[str]]:
 ONE_CALL = {
     "responses": ["function_call"],
     "anthropic": ["id", "input", "name"],
-    "google_genai": ["functionCall"],
-    "bedrock_converse": ["toolUse"],
+    "gemini": ["functionCall"],
+    "bedrock": ["toolUse"],
 }
 
 
 @pytest.mark.filterwarnings("ignore")  # the clients' own
-@pytest.mark.parametrize("maker", MADE)
-@pytest.mark.parametrize("target", CLIENTS)
-def test_what_a_real_client_sends_of_a_foreign_conversation(target: str, maker: str, provider: Any):
+@pytest.mark.parametrize(("target", "maker"), PAIRS)
+def test_what_a_real_client_sends_of_a_foreign_conversation(
+    target: str, maker: str, provider: Provider
+):
     """Text and one tool call in its own API's form; no reasoning, signature or block of another."""
-    if maker.removesuffix("_v1") == target:
-        pytest.skip("its own")
-    provider.asked.clear()
-    model = _client(target, f"http://127.0.0.1:{provider.server_port}")
+    provider.reset(Answer("ok"))
+    model = CLIENTS[target].at(provider.url(CLIENTS[target].dialect))
     gateway = GatewayRunnable(models=[{"model_name": "a", "model": model}]).bind_tools([weather])
     assert gateway.invoke(_history(MADE[maker])).text == "ok"
-    (body,) = provider.asked
-    text, kinds = _sent(body)
-    assert text == ("" if target == "mistralai" else TEXT), "Mistral takes text or a tool call"
+    (asked,) = provider.requests
+    text, kinds = _sent(asked.body)
+    assert text == ("" if target == "mistral" else TEXT), "Mistral takes text or a tool call"
     assert [kind for kind in kinds if kind != "thoughtSignature"] == ONE_CALL.get(
         target, ["tool_calls"]
     )
-    assert "c2ln" not in json.dumps(body)
+    assert "c2ln" not in json.dumps(asked.body)

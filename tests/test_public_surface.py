@@ -120,7 +120,9 @@ def test_a_call_brings_in_nothing_else() -> None:
     bare = """
 from langchain_core.language_models.chat_models import SimpleChatModel
 class Echo(SimpleChatModel):
-    _llm_type = "echo"
+    @property
+    def _llm_type(self):
+        return "echo"
     def _call(self, messages, **kwargs):
         return messages[-1].text
 Echo().invoke("Hello")

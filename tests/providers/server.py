@@ -20,7 +20,7 @@ GREETING = Answer("Hello there")
 HANG = 5.0
 """The longest a hanging request is kept, in seconds; closing or mending the server ends it."""
 
-Way = Literal["status", "cut", "error", "empty", "no_finish", "hang"]
+Way = Literal["status", "cut", "error", "failed", "empty", "no_finish", "hang"]
 When = Literal["head", "opening", "content"]
 
 
@@ -34,6 +34,7 @@ class Fault(NamedTuple):
         status: Of an HTTP error.
         headers: That go with it.
         message: Its text.
+        code: The error's code, in the dialects that have one.
     """
 
     way: Way
@@ -41,6 +42,7 @@ class Fault(NamedTuple):
     status: int = 0
     headers: dict[str, str] = {}
     message: str = "This is the fault that was asked for."
+    code: str | None = None
 
 
 class Asked(NamedTuple):
@@ -116,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.provider.complaints.append(complaint)
             self._fail(dialect, 400, complaint)
         elif fault and fault.way == "status":
-            self._fail(dialect, fault.status, fault.message, fault.headers)
+            self._fail(dialect, fault.status, fault.message, fault.headers, fault.code)
         elif fault and fault.when == "head" and fault.way in {"cut", "hang"}:
             self._break(fault)
         elif dialect.is_streamed(self.path, body):
@@ -143,8 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.way != "empty":
             begun = content if fault.when == "content" else []
             self._frames([*opening, *begun])
-            if fault.way == "error":
-                self._frames([dialect.error_frame()])
+            if fault.way in {"error", "failed"}:
+                self._frames([getattr(dialect, f"{fault.way}_frame")()])
             else:
                 self._break(fault)
                 return
@@ -167,9 +169,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def _fail(
-        self, dialect: Dialect, status: int, message: str, headers: dict[str, str] | None = None
+        self,
+        dialect: Dialect,
+        status: int,
+        message: str,
+        headers: dict[str, str] | None = None,
+        code: str | None = None,
     ) -> None:
         body, own = dialect.error(status, message)
+        if code:
+            body.get("error", body)["code"] = code
         self._send(status, body, {**own, **(headers or {})})
 
     def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:

@@ -3,15 +3,21 @@
 import copy
 import os
 import pickle
+import re
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from langchain_model_gateway import AllModelsFailedError, GatewayRunnable, RetryPolicy
+from langchain_model_gateway import (
+    AllModelsFailedError,
+    CooldownPolicy,
+    GatewayRunnable,
+    RetryPolicy,
+)
 
-from .clients import CLIENTS, CORE, INSTALLED
-from .conftest import FORMS, UPSTREAM, Ask
+from .clients import CLIENTS, CORE, INSTALLED, is_installed
+from .conftest import FORMS, FULL, REDUCED, UPSTREAM, Ask
 from .dialects import Answer
 from .faults import FAULTS, Case
 from .server import Fault, Provider
@@ -22,8 +28,17 @@ pytestmark = UPSTREAM
 REJECT = ("error", "truncated")
 # What an answer turns into that its client took for a good one.
 SILENT = {"EmptyStreamError": True, "RejectedAnswerError": False}
-# Their errors carry no headers.
-TELLS_NO_RETRY_AFTER = {"nvidia", "ollama"}
+# It makes a bare `Exception` of an answer, with no trace of the headers.
+TELLS_NO_RETRY_AFTER = {("nvidia", "ainvoke"), ("nvidia", "astream")}
+NO_EVENT = re.compile("No generation chunks were returned|Received empty stream")
+# How a provider says with a vague status that there is no credit; the others say 402.
+OUT_OF_CREDIT = {
+    **dict.fromkeys(
+        ("openai", "responses", "mistral", "compatible", "groq"),
+        Fault("status", status=429, code="insufficient_quota"),
+    ),
+    "anthropic": Fault("status", status=400, message="Your credit balance is too low to go on."),
+}
 
 
 def streams(form: str) -> bool:
@@ -34,7 +49,7 @@ MATRIX = [
     pytest.param(name, case, form, id=f"{name}-{fault}-{form}")
     for name in INSTALLED
     for fault, case in FAULTS.items()
-    for form in FORMS
+    for form in (FORMS if FULL or name in CORE else REDUCED)
     if streams(form) or not case.in_streams_only
 ]
 REPLACED = [p for p in MATRIX if not (streams(p.values[2]) and p.values[1].has_begun)]
@@ -55,15 +70,16 @@ def told_by(ask_as: Ask, form: str, client: Any, case: Case) -> set[str]:
     try:
         ask_as(form, client, "hi")
     except Exception as error:
-        no_event = type(error) is ValueError and "No generation chunks" in str(error)
-        return set(SILENT) if no_event else {type(error).__name__}
+        is_empty = NO_EVENT.search(str(error))
+        return {"EmptyStreamError" if is_empty else type(error).__name__}
     return set(SILENT)
 
 
 def test_the_clients_are_there():
     """What is to be tested is installed: the core always, all clients in a run for them."""
-    expected = set(CLIENTS) if os.environ.get("ALL_PROVIDERS") else CORE
-    assert expected <= set(INSTALLED)
+    if os.environ.get("ALL_PROVIDERS"):
+        assert (list(CLIENTS), is_installed("deepagents")) == (INSTALLED, True)
+    assert set(INSTALLED) >= CORE
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -160,7 +176,7 @@ def test_an_error_says_whether_waiting_helps(
 def test_a_wait_that_the_server_asks_for_is_read(
     name: str, form: str, ask_as: Ask, client_at: Any, first: Provider
 ):
-    """A `Retry-After` beyond the policy's patience ends the retries, wherever a client keeps it."""
+    """A `Retry-After` beyond the policy's patience ends the retries, wherever a client has it."""
     first.reset(fault=Fault("status", status=429, headers={"Retry-After": "60"}))
     gateway = GatewayRunnable(
         models=[{"model_name": "first", "model": client_at(name, first)}],
@@ -168,4 +184,36 @@ def test_a_wait_that_the_server_asks_for_is_read(
     )
     with suppress(AllModelsFailedError):
         ask_as(form, gateway, "hi")
-    assert len(first.requests) == (2 if name in TELLS_NO_RETRY_AFTER else 1)
+    assert len(first.requests) == (2 if (name, form) in TELLS_NO_RETRY_AFTER else 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", [n for n in INSTALLED if CLIENTS[n].dialect in OUT_OF_CREDIT])
+def test_without_credit_a_deployment_is_in_cooldown_at_once(
+    name: str, form: str, ask_as: Ask, client_at: Any, first: Provider, second: Provider
+):
+    """It is the account's fault, also where the status is a rate limit's: waiting does not help."""
+    first.reset(fault=OUT_OF_CREDIT[CLIENTS[name].dialect])
+    gateway = GatewayRunnable(
+        models=[
+            {"model_name": "first", "model": client_at(name, first)},
+            {"model_name": "second", "model": client_at("openai", second)},
+        ],
+        retry=RetryPolicy(max_attempts=2, initial_delay=0.001),
+        cooldown=CooldownPolicy(failure_threshold=3),
+    )
+    ask_as(form, gateway, "hi")
+    ask_as(form, gateway, "hi")
+    assert (len(first.requests), len(second.requests)) == (1, 2)
+
+
+@pytest.mark.parametrize("form", ["stream", "astream"])
+def test_a_stored_response_that_has_failed_is_retryable(
+    form: str, ask_as: Ask, client_at: Any, first: Provider
+):
+    """OpenAI's Responses API has a second way to end a stream: an event with the response in it."""
+    first.reset(fault=Fault("failed", "opening"))
+    deployment = {"model_name": "first", "model": client_at("responses", first)}
+    with pytest.raises(AllModelsFailedError) as raised:
+        ask_as(form, GatewayRunnable(models=[deployment]), "hi")
+    assert raised.value.is_retryable

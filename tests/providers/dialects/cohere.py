@@ -67,9 +67,12 @@ class Cohere(Dialect):
             content += [self._event("content-end", None, index)]
         if answer.tool:
             call = self._call(answer)
+            begun = {**call, "function": {**call["function"], "arguments": ""}}
+            arguments = {"function": {"arguments": call["function"]["arguments"]}}
             content += [
                 self._event("tool-plan-delta", {"tool_plan": "I will look."}),
-                self._event("tool-call-start", {"tool_calls": call}, 0),
+                self._event("tool-call-start", {"tool_calls": begun}, 0),
+                self._event("tool-call-delta", {"tool_calls": arguments}, 0),
                 self._event("tool-call-end", None, 0),
             ]
         start = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": []}

@@ -122,6 +122,12 @@ class Responses(Dialect):
             "error", {"code": "server_error", "message": "The server had an error", "param": None}
         )
 
+    def failed_frame(self) -> bytes:
+        error = {"code": "server_error", "message": "The server had an error"}
+        return self._event(
+            "response.failed", {"response": {**self._response("failed", []), "error": error}}
+        )
+
     def tool_ids(self, body: Any) -> Iterator[tuple[Literal["call", "result"], str]]:
         kinds: dict[Any, Literal["call", "result"]] = {
             "function_call": "call",
