@@ -86,9 +86,11 @@ class Routing:
         memory: Memory,
         clock: Clock,
         guards: Guards,
+        *,
+        listener: Logs | None = None,
     ) -> "Routing":
         """Compile deployments and rules."""
-        listener = Logs()
+        listener = listener or Logs()
         targets = [Target(each, rules, memory[each.model_name], listener) for each in models]
         by_name = {target.model_name: target for target in targets}
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
-from tests.rehearsal import ServerError, VirtualClock, rehearsed
+from tests.oracle import ServerError, VirtualClock, rehearsed
 
 from .conftest import CallForm
 from .models import NEVER, says, who

@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
 from tests.models import ScriptedChatModel
-from tests.rehearsal import ServerError, VirtualClock, rehearsed
+from tests.oracle import ServerError, VirtualClock, rehearsed
 
 MANY = 50
 ONCE = CooldownPolicy(failure_threshold=1, duration=30)

@@ -16,7 +16,7 @@ from langchain_model_gateway import (
     NoModelAvailableError,
     RetryPolicy,
 )
-from tests.rehearsal import ServerError, VirtualClock, rehearsed
+from tests.oracle import ServerError, VirtualClock, rehearsed
 
 FORMS = ["invoke", "ainvoke", "stream", "astream"]
 INPUT = "x" * 84

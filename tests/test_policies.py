@@ -25,7 +25,7 @@ from langchain_model_gateway import (
     RetryPolicy,
 )
 from tests.models import NEVER, ScriptedChatModel
-from tests.rehearsal import NOON, ServerError, VirtualClock, jitter, rehearsed
+from tests.oracle import NOON, ServerError, VirtualClock, jitter, rehearsed
 
 BUSY = ServerError(503, None)
 FORMS = ["invoke", "ainvoke", "stream", "astream"]
