@@ -273,7 +273,7 @@ JUNK = st.sampled_from(
         *({"lc": lc, "type": "secret", "id": i} for lc in (1, True, 1.0) for i in (["X"], "X", 0)),
         {"lc": 1, "type": "secret", "id": ["OPENAI_API_KEY"], **SIBLING},
     ]
-)
+).map(copy.deepcopy)  # a later step may change what an earlier one put in
 NAMES = st.sampled_from(
     [
         *("api_key", "openai_api_key", "azure_ad_token", "anthropic_api_key", "google_api_key"),

@@ -483,11 +483,13 @@ def test_a_handler_in_every_manager_gets_one_tree_in_an_agent(
 
 
 def test_when_all_fail_the_run_ends_with_the_error(ask: CallForm, collector: Collector) -> None:
-    """The root run holds the very error that was raised."""
+    """The root run holds the error that was raised, with the same failures."""
     with pytest.raises(AllModelsFailedError) as caught:
         ask(gateway_over(down(), down()), "x", {"callbacks": [collector]})
     _, root = collector.root()
-    assert root.errors == [caught.value]
+    (error,) = root.errors
+    # Since Python 3.12 `suppress`, which `astream_events` goes through, derives a group anew.
+    assert (type(error), error.exceptions) == (type(caught.value), caught.value.exceptions)
     assert all(run.was_closed_once for run in collector.runs.values())
 
 
