@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from langchain_model_gateway.admission import Closed, Permit, Then
 from langchain_model_gateway.admission.limits import size_of
-from langchain_model_gateway.attempt import Attempt, Progress
+from langchain_model_gateway.attempt import Attempt
 from langchain_model_gateway.classify import is_retryable, retry_after
+from langchain_model_gateway.progress import Progress
 from langchain_model_gateway.routing import Choice, Routing, route
 from langchain_model_gateway.target import Target
 

@@ -1,7 +1,7 @@
 """How a gateway looks: in a terminal, in a notebook, in a graph."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph, Node
 
 # Plain tuples: this module cannot import those who show themselves with it.
-Plan = tuple[Sequence[str], Sequence[SkippedModel], Sequence[SkippedModel], datetime]
-"""A `RoutingPlan`: the order, who is skipped, who is deferred, and the moment."""
+Plan = tuple[
+    Sequence[str], Sequence[SkippedModel], Sequence[SkippedModel], datetime, Mapping[str, float]
+]
+"""A `RoutingPlan`: the order, who is skipped, who is deferred, the moment, and the shares."""
 Findings = Sequence[tuple[str, tuple[str, ...], str, str]]
 """Code, deployments, message and advice of each."""
 
@@ -49,20 +51,28 @@ _BAR: Final = (
 def plan_text(plan: Plan) -> str:
     """A plan as a table for a terminal."""
     rows = list(_plan_rows(plan))
-    *_, at = plan
+    at = plan[3]
     width = max(len(name) for _, name, _ in rows)
     lines = [f"{rank:>3}  {name:<{width}}  {status}".rstrip() for rank, name, status in rows]
     return "\n".join([f"At {at:%Y-%m-%d %H:%M:%S %Z}, in this order:", *lines])
 
 
 def _plan_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    order, skipped, deferred, _ = plan
+    order, skipped, deferred, _, shares = plan
     reasons = {skip.model_name: skip for skip in deferred}
     for rank, name in enumerate(order, start=1):
-        status = f"last resort: {reasons[name].describe()}" if name in reasons else "would be tried"
+        status = _turn(reasons.get(name), shares.get(name))
         yield str(rank), one_line(name, _NAME_LIMIT), status
     for skip in skipped:
         yield "-", one_line(skip.model_name, _NAME_LIMIT), f"skipped: {skip.describe()}"
+
+
+def _turn(deferred: SkippedModel | None, share: float | None) -> str:
+    """When the turn of one that would be tried comes."""
+    if deferred is None:
+        return "would be tried" + ("" if share is None else f", {share:.0%} of the load")
+    is_last = deferred.reason.startswith("in cooldown")
+    return f"{'last resort' if is_last else 'would wait'}: {deferred.describe()}"
 
 
 def findings_text(findings: Findings) -> str:
@@ -84,7 +94,7 @@ def _joined(names: Sequence[str]) -> str:
 
 def plan_html(plan: Plan) -> str:
     """A plan as a table for a notebook."""
-    *_, at = plan
+    at = plan[3]
     title = f"Routing plan at {at:%Y-%m-%d %H:%M:%S %Z}"
     return _table(title, ("", "deployment", "status"), [_escaped(r) for r in _plan_rows(plan)])
 

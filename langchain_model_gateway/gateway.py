@@ -213,18 +213,7 @@ class GatewayRunnable(RoutedCalls):
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
     @cached_property
     def _routing(self) -> Routing:
-        rules = Rules(
-            exceptions_to_handle=self.exceptions_to_handle,
-            strict_preference=self.strict_preference,
-            retry=self.retry,
-            cooldown=self.cooldown,
-            timeout=self.timeout,
-            reject=self.reject,
-            translate_history=self.translate_history,
-            balance=self.balance,
-            max_wait=self.max_wait,
-            hedge=self.hedge,
-        )
+        rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
         return Routing.of(self.models, rules, self._memory, self._clock, self._guards)
 
     def with_clock(self, clock: Clock, *, guards: Guards | None = None) -> Self:

@@ -39,12 +39,15 @@ class RoutingPlan(NamedTuple):
         skipped: Those that would not be tried at all: who, why, and until when.
         deferred: Those in `order` that come later than their place, why, and until when.
         at: The moment.
+        shares: Where a balance decides: the share of the load that each of the first ones has by
+            its weight, from 0 to 1.
     """
 
     order: tuple[str, ...]
     skipped: tuple[SkippedModel, ...]
     deferred: tuple[SkippedModel, ...]
     at: datetime
+    shares: Mapping[str, float]
 
     def __str__(self) -> str:
         from langchain_model_gateway.display import plan_text  # noqa: PLC0415 - only when shown
@@ -188,7 +191,17 @@ class Routing:
             skipped=tuple(t.skip(entry) for t, entry, _ in choices if isinstance(entry, Closed)),
             deferred=tuple(dict.fromkeys(deferred)),
             at=present.now() if at is None else at,
+            shares=self._shares(order, present),
         )
+
+    def _shares(self, order: Sequence[Target], at: Moment) -> Mapping[str, float]:
+        """The shares of those between whom the next call is balanced."""
+        ready = [each for each in order if each.closed(at, no_size) is None]
+        if self.rules.balance is None or not ready:
+            return {}
+        tier = [each for each in ready if each.tier == ready[0].tier]
+        total = sum(each.weight for each in tier)
+        return {each.model_name: each.weight / total for each in tier}
 
 
 def no_size() -> int:

@@ -109,6 +109,20 @@ def test_asking_for_a_plan_takes_nobodys_turn() -> None:
         assert planned == {who(gateway.invoke("?"))}
 
 
+def test_a_plan_tells_the_shares() -> None:
+    """By weight, between those that may be asked now."""
+    entries: dict[str, Any] = {
+        "a": {"weight": 3},
+        "b": {},
+        "c": {"time_constraints": NEVER},
+        "d": {"tier": 1},
+    }
+    plan = over(Chance(), entries, balance="weighted").explain()
+    assert plan.shares == {"a": 0.75, "b": 0.25}
+    assert "a  would be tried, 75% of the load" in str(plan)
+    assert not over(Chance(), entries).explain().shares
+
+
 def test_who_may_not_be_asked_takes_no_turn() -> None:
     """The others share its load by their weights."""
     entries: dict[str, Any] = {"a": {}, "b": {"time_constraints": NEVER}, "c": {"weight": 2}}

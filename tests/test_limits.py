@@ -180,6 +180,7 @@ def test_a_plan_tells_the_limit_and_takes_nothing(traffic: Traffic) -> None:
     (limited,) = plan.deferred
     assert limited.reason == "limited, 300 requests a minute"
     assert (limited.until - traffic.clock.now()).total_seconds() == pytest.approx(0.2)
+    assert "would wait: limited, 300 requests a minute, until 2026-01-05 12:00:0" in str(plan)
 
 
 def test_derived_gateways_share_the_limits(traffic: Traffic) -> None:
