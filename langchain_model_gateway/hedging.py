@@ -5,7 +5,7 @@ the attempts are started and waited for, and the slower one is let go.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import Any
@@ -115,7 +115,7 @@ async def arace(
     before = cancellations()
     legs: dict[asyncio.Task[Any], Attempt] = {}
     _astart(call, first, ask, legs)
-    patience, is_won = first.hedge_after, False
+    patience, winner, given = first.hedge_after, None, None
     try:
         while legs:
             done, _ = await asyncio.wait(
@@ -135,14 +135,28 @@ async def arace(
                         raise error  # noqa: B904 - it is `raised`, or what is behind it
                     await report(call.failures)
                 else:
-                    is_won = True
+                    winner = leg
                     return given
         return None
     finally:
-        for task, leg in legs.items():
-            _let_go(leg, is_won=is_won)
-            task.cancel()
+        await _asettle(legs, winner, given)
+
+
+async def _asettle(
+    legs: Mapping[asyncio.Task[Any], Attempt], winner: Attempt | None, given: Any
+) -> None:
+    """Cancel and await the losers; where the caller goes away meanwhile, the winner ends too."""
+    for task, leg in legs.items():
+        _let_go(leg, is_won=winner is not None)
+        task.cancel()
+    try:
         await _aclose(legs)
+    except BaseException:
+        if winner is not None:
+            winner.end()
+            if isinstance(given, tuple):
+                await aclose(given[2])
+        raise
 
 
 def _let_go(leg: Attempt, *, is_won: bool) -> None:

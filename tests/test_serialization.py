@@ -27,6 +27,7 @@ from langchain_model_gateway import (
     AllModelsFailedError,
     CooldownPolicy,
     GatewayRunnable,
+    HedgePolicy,
     ModelDeployment,
     RetryPolicy,
     TimeWindow,
@@ -824,3 +825,30 @@ def test_a_loaded_gateway_raises_errors_that_travel() -> None:
     data = pickle.dumps(caught.value)
     assert WEAK_KEY.encode() not in data
     assert str(pickle.loads(data)) == str(caught.value)
+
+
+def test_every_traffic_setting_survives() -> None:
+    """Balance, limits and hedging are plain data, in a payload and in a pickle."""
+    limits = {"weight": 2.0, "tier": 1, "rpm": 60.0, "tpm": 1000.0, "max_concurrency": 3}
+    entries = [
+        {"model_name": name, "model": ChatOpenAI(model="m", api_key="a-test-key"), **limits}
+        for name in ("weak", "strong")
+    ]
+    gateway = GatewayRunnable(
+        models=entries,
+        balance="fastest",
+        affinity="thread_id",
+        max_wait=5,
+        hedge=HedgePolicy(delay=1.0, budget=0.1),
+        model_fallback=False,
+        translate_history=False,
+    )
+    data = json.loads(json.dumps(gateway.serialize()))
+    again = GatewayRunnable.from_serialized(
+        data, allowed_objects=[ChatOpenAI], secrets_map={"OPENAI_API_KEY": "a-test-key"}
+    )
+    assert again == gateway
+    assert again["weak"].rpm == 60
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "a-test-key")
+        assert pickle.loads(pickle.dumps(gateway)) == gateway
