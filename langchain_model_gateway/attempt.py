@@ -204,6 +204,8 @@ class Attempt:
         failure = FailedAttempt(target.model_name, target.provider, error, target.secrets)
         call.failures += (failure,)
         call.routing.listener.failed(failure, len(call.failures))
+        if is_wrong_event_loop(error):
+            call.routing.listener.wrong_event_loop(self.target.model_name)
         is_timeout = type(error) is ModelTimeoutError
         if is_timeout and self._is_cut_by_call and (call.time_left() or 0.0) <= _EARLY:
             call.is_late = True
@@ -218,8 +220,6 @@ class Attempt:
 
     def _count(self, error: Exception) -> None:
         """Give the permits back with what an error says about the deployment."""
-        if is_wrong_event_loop(error):
-            self._call.routing.listener.wrong_event_loop(self.target.model_name)
         self._give_back(
             "neutral" if is_neutral(error) else "failed",
             retry_after=retry_after(error, self._call.routing.clock.now()),

@@ -320,8 +320,9 @@ def test_one_gateway_serves_many_event_loops(gateway: GatewayRunnable, providers
     assert [who(answer) for answer in answers] == ["strong"] * 3
 
 
+@pytest.mark.parametrize("cooldown", [None, CooldownPolicy(failure_threshold=1)])
 def test_a_second_event_loop_is_told_once_and_held_against_nobody(
-    weak: LLMock, strong: LLMock, caplog: pytest.LogCaptureFixture
+    weak: LLMock, strong: LLMock, caplog: pytest.LogCaptureFixture, cooldown: CooldownPolicy | None
 ) -> None:
     """A client that belongs to a loop that is gone says nothing about its provider."""
     # Of its own address: the client is cached by that, and here it keeps its connections.
@@ -330,12 +331,12 @@ def test_a_second_event_loop_is_told_once_and_held_against_nobody(
             model="m",
             api_key="k",
             base_url=each.base_url("openai"),
-            timeout=19 + number,
+            timeout=19 + number + (cooldown is None) / 2,
             max_retries=0,
         )
         for number, each in enumerate((weak, strong))
     ]
-    gateway = gateway_over(*clients, cooldown=CooldownPolicy(failure_threshold=1))
+    gateway = gateway_over(*clients, cooldown=cooldown)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # the old loop's connections
         answers = [asyncio.run(gateway.ainvoke("hi")) for _ in range(2)]
