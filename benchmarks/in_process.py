@@ -96,7 +96,7 @@ def _measure_family(
     say: Callable[[str], None],
 ) -> list[Record]:
     records: list[Record] = []
-    batch = Work(f"abatch of {effort.batch:,}, 30 % fall over", "abatch", (MARKED, GOOD))
+    batch = Work(f"abatch of {effort.batch:,}, 30 % fall back", "abatch", (MARKED, GOOD))
     for work in (*works(), batch):
         ready = {each: _contender(each, work, runner) for each in family if work.suits(each)}
         samples = {

@@ -43,7 +43,7 @@ class Oracle(Contender):
 
 
 class GatewayWithCooldown(Gateway):
-    """Ours, where one that fails three times in a row rests."""
+    """Ours, where one that fails three times in a row is in cooldown."""
 
     name = "gateway + cooldown"
     policies: ClassVar[dict[str, Any]] = {"cooldown": CooldownPolicy(failure_threshold=3)}
