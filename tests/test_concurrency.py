@@ -435,7 +435,7 @@ async def test_async_calls_leave_no_task_and_no_thread() -> None:
     await anext(chunks)
     await chunks.aclose()
     assert asyncio.all_tasks() == tasks
-    assert set(threading.enumerate()) == threads
+    assert threads.issuperset(threading.enumerate())  # one of before may have ended meanwhile
 
 
 def test_a_closed_timed_stream_leaves_no_thread(gate: Gate) -> None:
