@@ -25,10 +25,7 @@ from langchain_model_gateway.classify import (
     provider_status,
     retry_after,
 )
-from langchain_model_gateway.errors import (
-    FailedAttempt,
-    RejectedAnswerError,
-)
+from langchain_model_gateway.errors import FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.guards import InThreads, is_sync_only
 from langchain_model_gateway.history import translated
 from langchain_model_gateway.progress import Progress

@@ -72,14 +72,13 @@ class Call(Progress):
             NoModelAvailableError: If no deployment may be used now.
             AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
-        pick, when_free = self._pick, self._when_free
         steps = route(
             self._order,
             self.routing.clock,
             self.size,
             Target.enter,
-            pick=pick,
-            when_free=when_free,
+            pick=self._pick,
+            when_free=self._when_free,
         )
         try:
             for step in steps:
@@ -111,14 +110,14 @@ class Call(Progress):
         clock = self.routing.clock
         for number in count(1):
             self._attempt = attempt = Attempt(self, target, permits)
+            if target.model_name in self.raced:  # it was asked beside another
+                attempt.end()
+                return
             if is_last_resort and (wait := self._worth_waiting(permits)):
                 yield Wait(wait)
                 if self._is_restricted(target):
                     attempt.end()
                     return
-            if target.model_name in self.raced:
-                attempt.end()
-                return
             attempt.begin()
             yield attempt
             if self.is_answered:

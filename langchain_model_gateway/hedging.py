@@ -28,12 +28,7 @@ Head = tuple[Sequence[Any], Any]
 Opened = tuple[Attempt, Sequence[Any], Any]
 
 
-def race(
-    call: Call,
-    first: Attempt,
-    ask: Ask,
-    report: Report,
-) -> Any:
+def race(call: Call, first: Attempt, ask: Ask, report: Report) -> Any:
     """Ask the first, and where that takes long a second; sync calls run in threads.
 
     Args:
@@ -105,12 +100,7 @@ def _close(future: "Future[Any]") -> None:
         close(head[1])
 
 
-async def arace(
-    call: Call,
-    first: Attempt,
-    ask: Ask,
-    report: AsyncReport,
-) -> Any:
+async def arace(call: Call, first: Attempt, ask: Ask, report: AsyncReport) -> Any:
     """`race`, async: a loser is cancelled and awaited."""
     before = cancellations()
     legs: dict[asyncio.Task[Any], Attempt] = {}

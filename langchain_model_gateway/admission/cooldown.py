@@ -184,9 +184,7 @@ class Cooldown:
     def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "CooldownPermit | Closed":
         """Let an attempt in: while closed, as the probe, or as the last resort."""
         circuit = self.circuit
-        if (
-            circuit.is_closed
-        ):  # the usual case: no clock and no lock, as a late ticket tells its age
+        if circuit.is_closed:  # the usual case needs no lock: a late ticket tells its age
             return CooldownPermit(self, Ticket(circuit.generation))
         ticket = circuit.try_acquire(at.monotonic(), self._lease, is_last_resort=is_last_resort)
         if ticket is not None:
