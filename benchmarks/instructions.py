@@ -4,6 +4,7 @@ Unlike a time, the same on a busy machine: two runs of one program differ by les
 """
 
 import argparse
+import gc
 import os
 import re
 import shutil
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
+        gc.freeze()  # a full collection of what was imported would fall on one of them by chance
         repeat(contenders(2)[given.child], given.form, given.calls)
         return
     if shutil.which("valgrind") is None:

@@ -260,8 +260,7 @@ class Attempt:
     def given(self, value: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A call's input and keywords as the deployment's client takes them."""
         routing = self._call.routing
-        is_plain = value.__class__ is str and not keywords
-        if is_plain or not routing.rules.translate_history:
+        if not routing.rules.translate_history:
             return value, keywords
         return translated(value, keywords, self.target, routing.targets)
 

@@ -303,8 +303,11 @@ def _asking(run: Run, kwargs: dict[str, Any], method: str, attempt: Attempt) -> 
     target = attempt.target
     model = attempt.async_model() if method[0] == "a" else target.model
     model, config = run.attempt(model, target.model_name, is_hedge=attempt.is_hedge)
-    value, own = attempt.given(run.input, kwargs)
-    return partial(getattr(model, method), _own(value), config, **_own(own))
+    ask, value = getattr(model, method), run.input
+    if value.__class__ is str and not kwargs:  # there is nothing to translate, nor to copy
+        return partial(ask, value, config)
+    value, own = attempt.given(value, kwargs)
+    return partial(ask, _own(value), config, **_own(own))
 
 
 def _setting(name: str, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Any:
