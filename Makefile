@@ -12,6 +12,8 @@ VENV := $(VENV)
 LOWEST := $(VENV)-lowest
 BIN := $(VENV)/bin
 TEST_FILE ?= tests
+# A file's tests stay in one process; one file alone needs no more than this one.
+PARALLEL := $(if $(filter tests,$(TEST_FILE)),--numprocesses auto --maxprocesses 4 --dist loadfile)
 LANGCHAIN_CORE_MAIN := git+https://github.com/langchain-ai/langchain@master\#subdirectory=libs/core
 
 help: ## Show this help.
@@ -22,20 +24,20 @@ demo: $(VENV)/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_AP
 	@$(BIN)/python -m demo $(if $(LIVE),--live)
 
 test: $(VENV)/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(TEST_FILE)
 
 test-lowest: $(LOWEST)/.ready ## Run the tests with the lowest versions that pyproject.toml allows.
-	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(TEST_FILE)
 
 test-next: ## Run the tests against langchain-core's main branch, in an environment of their own.
 	@$(MAKE) --no-print-directory VENV=.venv-next .venv-next/.test-ready
 	.venv-next/bin/python -m pip install --quiet "langchain-core @ $(LANGCHAIN_CORE_MAIN)"
-	.venv-next/bin/python -m pytest $(PYTEST_ARGS) $(TEST_FILE)
+	.venv-next/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(TEST_FILE)
 
 PROVIDERS_TESTS := tests/providers $(addprefix tests/test_,classify.py clients.py history.py serialization_security.py)
 
 providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own. FULL=1 for all combinations.
-	ALL_PROVIDERS=1 FULL=$(FULL) .providers-venv/bin/python -m pytest $(PYTEST_ARGS) $(PROVIDERS_TESTS)
+	ALL_PROVIDERS=1 FULL=$(FULL) .providers-venv/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(PROVIDERS_TESTS)
 
 lint: $(VENV)/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
