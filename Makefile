@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest test-next providers lint format types types-docs notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo test test-lowest test-next providers lint format types types-docs docs notebooks mutants bench instructions build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -58,6 +58,10 @@ types-docs: $(VENV)/.dev-ready ## Check the types of the code in README and docs
 	$(BIN)/mypy --strict build/documents/*.py
 	$(BIN)/pyright build/documents/*.py
 
+docs: .docs-venv/.ready ## Build the docs site into build/site, strictly and offline.
+	@rm -rf build/site
+	.docs-venv/bin/zensical build --clean --strict
+
 notebooks: $(VENV)/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
 	$(BIN)/python -m nbconvert --to notebook --execute --output-dir "$$out" notebooks/*.ipynb
@@ -76,6 +80,12 @@ instructions: .bench-venv/.ready ## Count the instructions of a healthy call; ne
 	@$(PYTHON) -m venv .providers-venv
 	@.providers-venv/bin/python -m pip install --quiet --upgrade pip
 	@.providers-venv/bin/python -m pip install --quiet --editable . --group providers
+	@touch $@
+
+.docs-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .docs-venv
+	@.docs-venv/bin/python -m pip install --quiet --upgrade pip
+	@.docs-venv/bin/python -m pip install --quiet --group docs
 	@touch $@
 
 .bench-venv/.ready: pyproject.toml
@@ -100,7 +110,7 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .venv-* .bench-venv .providers-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .bench-venv .docs-venv .providers-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.
