@@ -131,7 +131,7 @@ $(VENV)/.%-ready: pyproject.toml $(VENV)/.pip-ready
 IN_VENV := $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
 $(VENV)/.pip-ready: $(if $(filter $(VERSION),$(IN_VENV)),,again) | python
-	@$(if $(wildcard $(VENV)),echo "Making $(VENV) anew: its Python is gone, or is not $(VERSION) ...")
+	@$(if $(wildcard $(VENV)),echo "Making $(VENV) anew: its Python is gone or is not $(VERSION) ...")
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python scripts/install --upgrade pip
 	@touch $@

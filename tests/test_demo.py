@@ -138,6 +138,15 @@ def test_an_old_python_is_said_first(old_python: Path) -> None:
 
 
 @needs_make
+def test_a_new_environment_is_announced(tmp_path: Path) -> None:
+    """Where there is no environment yet, one is set up, and it is said before."""
+    done = make("--dry-run", f"VENV={tmp_path / 'new'}", f"PYTHON={sys.executable}")
+    assert done.returncode == 0
+    assert "First it sets up" in done.stdout.partition("-m venv")[0]
+    assert "its Python is gone" not in done.stdout
+
+
+@needs_make
 @pytest.mark.parametrize(("interpreter", "is_made_anew"), [(sys.executable, False), ("gone", True)])
 def test_a_stale_environment_is_made_anew(
     tmp_path: Path, interpreter: str, *, is_made_anew: bool
@@ -149,4 +158,5 @@ def test_a_stale_environment_is_made_anew(
         (tmp_path / stamp).touch()
     done = make("--dry-run", f"VENV={tmp_path}", f"PYTHON={sys.executable}")
     assert ("-m venv --clear" in done.stdout) is is_made_anew
+    assert ("its Python is gone or is not" in done.stdout) is is_made_anew
     assert ("scripts/install --editable" in done.stdout) is is_made_anew
