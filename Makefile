@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help again demo hello python test test-lowest test-next providers lint format types types-docs docs notebooks mutants bench instructions build wheel-test clean
+.PHONY: help again demo hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -69,6 +69,10 @@ types-docs: $(VENV)/.dev-ready ## Check the types of the code in README and docs
 docs: .docs-venv/.ready ## Build the docs site into build/site, strictly and offline.
 	@rm -rf build/site
 	.docs-venv/bin/zensical build --clean --strict
+	@echo "Look at it: $(PYTHON) -m http.server --directory build/site"
+
+lab: $(VENV)/.lab-ready ## Open the notebooks in JupyterLab.
+	$(BIN)/jupyter lab notebooks
 
 notebooks: $(VENV)/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
