@@ -131,7 +131,7 @@ def probe(gateway: GatewayRunnable) -> Iterator[Row]:
 def batch(gateway: GatewayRunnable, questions: list[str], why: str) -> Iterator[Row]:
     """Ask questions two at a time, with a bar for who answers."""
     rows: dict[int, Row] = {}
-    progress, bars = screen.bars(gateway.model_names, len(questions))
+    progress, bars = screen.bars(gateway.model_names)
     with progress:
         inputs = [{"question": question} for question in questions]
         answers = chain_over(gateway).batch_as_completed(inputs, {"max_concurrency": 2})

@@ -8,7 +8,7 @@ from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.table import Table
@@ -91,15 +91,23 @@ def answer(row: Row, text: str) -> None:
     console.print(line, no_wrap=True, overflow="ellipsis")
 
 
-def bars(names: Sequence[str], total: int) -> tuple[Progress, dict[str, TaskID]]:
-    """A bar for each deployment, which grows with every answer it gives."""
+class Squares(ProgressColumn):
+    """A square for each answer, which can be told from none without colours, too."""
+
+    def render(self, task: Task) -> Text:
+        """Draw a deployment's."""
+        return Text("■ " * int(task.completed), style=COLOURS[task.fields["name"]])
+
+
+def bars(names: Sequence[str]) -> tuple[Progress, dict[str, TaskID]]:
+    """A row for each deployment, which grows with every answer it gives."""
     progress = Progress(
         TextColumn("  {task.description}"),
-        BarColumn(bar_width=min(48, console.width - 30)),
         TextColumn("{task.completed:.0f} answered"),
+        Squares(),
         console=console,
     )
-    return progress, {name: progress.add_task(named(name), total=total) for name in names}
+    return progress, {name: progress.add_task(named(name), name=name) for name in names}
 
 
 def word(text: str) -> None:
