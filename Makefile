@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest test-next providers lint format types types-docs notebooks mutants bench instructions build wheel-test clean
+.PHONY: help again demo hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -20,8 +20,16 @@ help: ## Show this help.
 	@echo "Usage: make <target>; each sets up $(VENV) by itself. PYTHON=python3.13 takes another Python."
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: $(VENV)/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_KEY).
+demo: hello $(VENV)/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_KEY).
 	@$(BIN)/python -m demo $(if $(LIVE),--live)
+
+hello: python
+	@echo "The demo of langchain-model-gateway$(if $(wildcard $(VENV)/.demo-ready),,. First it sets up $(VENV), in about half a minute)."
+
+# Said before anything else; plain enough for any Python to read.
+python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or later is \
+	needed; $(PYTHON) is %d.%d. Take another: make $(MAKECMDGOALS) PYTHON=python3.12" % v[:2])'
 
 test: $(VENV)/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(TEST_FILE)
@@ -58,6 +66,14 @@ types-docs: $(VENV)/.dev-ready ## Check the types of the code in README and docs
 	$(BIN)/mypy --strict build/documents/*.py
 	$(BIN)/pyright build/documents/*.py
 
+docs: .docs-venv/.ready ## Build the docs site into build/site, strictly and offline.
+	@rm -rf build/site
+	.docs-venv/bin/zensical build --clean --strict
+	@echo "Look at it: $(PYTHON) -m http.server --directory build/site"
+
+lab: $(VENV)/.lab-ready ## Open the notebooks in JupyterLab.
+	$(BIN)/jupyter lab notebooks
+
 notebooks: $(VENV)/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
 	$(BIN)/python -m nbconvert --to notebook --execute --output-dir "$$out" notebooks/*.ipynb
@@ -76,6 +92,12 @@ instructions: .bench-venv/.ready ## Count the instructions of a healthy call; ne
 	@$(PYTHON) -m venv .providers-venv
 	@.providers-venv/bin/python -m pip install --quiet --upgrade pip
 	@.providers-venv/bin/python -m pip install --quiet --editable . --group providers
+	@touch $@
+
+.docs-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .docs-venv
+	@.docs-venv/bin/python -m pip install --quiet --upgrade pip
+	@.docs-venv/bin/python -m pip install --quiet --group docs
 	@touch $@
 
 .bench-venv/.ready: pyproject.toml
@@ -100,16 +122,20 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .venv-* .bench-venv .providers-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .bench-venv .docs-venv .providers-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.
 $(VENV)/.%-ready: pyproject.toml $(VENV)/.pip-ready
 	@echo "Installing the '$*' dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --editable . --group $*
+	@$(BIN)/python scripts/install --editable . --group $*
 	@touch $@
 
-$(VENV)/.pip-ready:
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade pip
+# Made anew where its Python is gone, or is another version than the one asked for.
+IN_VENV := $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+$(VENV)/.pip-ready: $(if $(filter $(VERSION),$(IN_VENV)),,again) | python
+	@$(if $(wildcard $(VENV)),echo "Making $(VENV) anew: its Python is gone or is not $(VERSION) ...")
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python scripts/install --upgrade pip
 	@touch $@

@@ -14,11 +14,19 @@ import langchain_model_gateway
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+SITE = ROOT / "mkdocs.yml"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("**/*.md"))]
 
 NOT_RUN_LIMIT = 2
 FIRST_EXAMPLE_LIMIT = 12
-README_LIMIT = 160
+README_LIMIT = 135
+PAGE_LIMIT = 150
+
+REPOSITORY = re.compile(
+    r"https://(?:github\.com/langchain-model-gateway/langchain-model-gateway/(?:blob|tree)"
+    r"|raw\.githubusercontent\.com/langchain-model-gateway/langchain-model-gateway)/main/"
+)
+"""Where this project's files are to be found on the code host."""
 
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?"
@@ -107,26 +115,51 @@ def test_every_public_name_is_documented(name: str) -> None:
     assert any(re.search(rf"\b{name}\b", text) for text in texts)
 
 
-def test_the_readme_is_short() -> None:
-    """The README is read in one go; what is longer has a page of its own, which it links."""
-    text = README.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= README_LIMIT
-    pages = {document.relative_to(ROOT).as_posix() for document in DOCUMENTS[1:]}
-    linked = set(re.findall(r"\]\((docs/[^)#]+)", text))
-    assert pages - linked == {"docs/mutants.md"}
+@pytest.mark.parametrize("name", langchain_model_gateway.__all__)
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    """The reference shows every public name, from its docstring."""
+    pages = (ROOT / "docs/reference").glob("*.md")
+    shown = f"::: langchain_model_gateway.{name}\n"
+    assert any(shown in page.read_text(encoding="utf-8") for page in pages)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_within_documents_lead_somewhere(document: Path) -> None:
-    """Every relative link and every heading linked to exists."""
+def test_a_document_is_read_in_one_go(document: Path) -> None:
+    """The README has about 120 lines, and no page is longer than three screens."""
+    limit = README_LIMIT if document == README else PAGE_LIMIT
+    assert len(document.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+@pytest.mark.skipif(not SITE.exists(), reason="the wheel is tested beside README and docs only")
+def test_every_page_is_in_the_site() -> None:
+    """The site's navigation leads to every page."""
+    nav = SITE.read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    pages = {document.relative_to(ROOT / "docs").as_posix() for document in DOCUMENTS[1:]}
+    assert set(re.findall(r": (\S+\.md)$", nav, re.MULTILINE)) == pages
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_within_the_project_lead_somewhere(document: Path) -> None:
+    """Every link to a file of this project, and every heading linked to, exists."""
     text = document.read_text(encoding="utf-8")
-    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text):
-        target = (document.parent / path).resolve() if path else document
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        local, is_absolute = REPOSITORY.subn("", link)
+        if "://" in local:
+            continue
+        path, _, anchor = local.partition("#")
+        folder = ROOT if is_absolute else document.parent
+        target = (folder / path).resolve() if path else document
         # The installed wheel is tested beside the README and docs only.
         if target.suffix == ".md" and target in DOCUMENTS and anchor:
             assert anchor in anchors(target), f"{document.name} links to #{anchor}"
         elif path and (ROOT / ".git").exists():
             assert target.exists(), f"{document.name} links to {path}"
+
+
+def test_the_readme_can_be_read_elsewhere() -> None:
+    """Its links and pictures work on a package index, too: all are absolute."""
+    links = re.findall(r"\]\(([^)\s]+)\)", README.read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
 def anchors(document: Path) -> set[str]:
