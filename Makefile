@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest test-next providers lint format types types-docs notebooks mutants bench instructions build wheel-test clean
+.PHONY: help demo demo-many test test-lowest test-next providers lint format types types-docs notebooks mutants bench instructions build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -22,6 +22,9 @@ help: ## Show this help.
 
 demo: $(VENV)/.demo-ready ## See it at work. LIVE=1 asks OpenAI (needs OPENAI_API_KEY).
 	@$(BIN)/python -m demo $(if $(LIVE),--live)
+
+demo-many: $(VENV)/.many-ready ## See four processes share what they know over one server.
+	@$(BIN)/python -m demo.many
 
 test: $(VENV)/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(TEST_FILE)

