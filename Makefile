@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help again demo hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions build wheel-test clean
+.PHONY: help again demo demo-many hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -30,6 +30,9 @@ hello: python
 python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or later is \
 	needed; $(PYTHON) is %d.%d. Take another: make $(MAKECMDGOALS) PYTHON=python3.12" % v[:2])'
+
+demo-many: python $(VENV)/.many-ready ## See four processes share what they know over one server.
+	@$(BIN)/python -m demo.many
 
 test: $(VENV)/.test-ready ## Run the tests. TEST_FILE=tests/test_x.py runs some.
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(TEST_FILE)

@@ -18,13 +18,16 @@ from langchain_model_gateway.errors import (
 )
 from langchain_model_gateway.gateway import GatewayChatModel, GatewayRunnable
 from langchain_model_gateway.policies import CooldownPolicy, HedgePolicy, RetryPolicy
+from langchain_model_gateway.redis_state import RedisState
 from langchain_model_gateway.routing import RoutingPlan
 from langchain_model_gateway.schedule import TimeWindow, WindowDict
+from langchain_model_gateway.sharing import CircuitNews, Known, LimitNews, News, SharedState
 from langchain_model_gateway.timing import Clock, SystemClock
 
 __all__ = [
     "AllContextsOverflowedError",
     "AllModelsFailedError",
+    "CircuitNews",
     "Clock",
     "ConfigError",
     "ConfigProblem",
@@ -36,12 +39,17 @@ __all__ = [
     "GatewayChatModel",
     "GatewayRunnable",
     "HedgePolicy",
+    "Known",
+    "LimitNews",
     "ModelDeployment",
     "ModelRouterError",
+    "News",
     "NoModelAvailableError",
+    "RedisState",
     "RejectedAnswerError",
     "RetryPolicy",
     "RoutingPlan",
+    "SharedState",
     "SkippedModel",
     "SystemClock",
     "TimeWindow",

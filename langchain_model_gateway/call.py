@@ -62,6 +62,8 @@ class Call(Progress):
         self._value = value
         if (policy := routing.rules.hedge) is not None:
             routing.hedges.earn(policy.budget)
+        if routing.exchange is not None and not routing.exchange.is_started:
+            routing.exchange.start(routing.clock)
 
     # --- what comes next ---------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ from langchain_model_gateway.policies import (
     check_rejection,
 )
 from langchain_model_gateway.routing import Routing, RoutingPlan
+from langchain_model_gateway.sharing import SharedState
 from langchain_model_gateway.state import Memory
 from langchain_model_gateway.target import Rules
 from langchain_model_gateway.timing import Clock, SystemClock
@@ -87,6 +88,8 @@ class GatewayRunnable(RoutedCalls):
             limited (if left out, none is waited for), or for a place where all are full (if left
             out, as long as it takes).
         hedge: Ask another deployment too where the first takes long.
+        state: What is shared with other processes, such as `RedisState`; this process's memory if
+            left out. It is not serialized.
         name: What its runs are called in a trace.
 
     Raises:
@@ -120,6 +123,7 @@ class GatewayRunnable(RoutedCalls):
     balance: Balance | None = None
     max_wait: Annotated[AnySeconds, Field(ge=0)] | None = None
     hedge: HedgePolicy | None = None
+    state: SharedState | None = Field(default=None, exclude=True, repr=False)
 
     _memory: Memory = PrivateAttr(default_factory=Memory)
     _clock: Clock = PrivateAttr(default_factory=SystemClock)
@@ -145,6 +149,7 @@ class GatewayRunnable(RoutedCalls):
         affinity: str | None = None,
         max_wait: float | timedelta | None = None,
         hedge: HedgePolicy | None = None,
+        state: SharedState | None = None,
         name: str | None = None,
     ) -> None: ...
 
@@ -191,6 +196,19 @@ class GatewayRunnable(RoutedCalls):
                     + (" (an instance)" if isinstance(each, BaseException) else "")
                 )
         return classes
+
+    @field_validator("state", mode="before")
+    @classmethod
+    def _check_state(cls, value: object) -> object:
+        if value is None or (isinstance(value, SharedState) and not isinstance(value, type)):
+            return value
+        raise ValueError(f"state is a RedisState(url) or another SharedState, got {_kind(value)}")
+
+    @model_validator(mode="after")
+    def _share(self) -> Self:
+        if self.state is not None:
+            self._memory.share(self.state)
+        return self
 
     @model_validator(mode="after")
     def _warn(self) -> Self:

@@ -22,6 +22,7 @@ from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards
 from langchain_model_gateway.listeners.logs import Logs
+from langchain_model_gateway.sharing import Exchange
 from langchain_model_gateway.state import HedgeBudget, Memory
 from langchain_model_gateway.target import Rules, Target
 from langchain_model_gateway.timing import Clock
@@ -79,6 +80,7 @@ class Routing:
     guards: Guards
     listener: Logs
     hedges: HedgeBudget
+    exchange: Exchange | None
     _orders: dict[object, tuple[Target, ...]] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -97,7 +99,8 @@ class Routing:
         targets = [Target(each, rules, memory[each.model_name], listener) for each in models]
         by_name = {target.model_name: target for target in targets}
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
-        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listener, memory.hedges)
+        shared = memory.hedges, memory.exchange
+        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listener, *shared)
 
     def order(
         self, preference: object, affinity: object = None, *, is_only: bool = False

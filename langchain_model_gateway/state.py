@@ -13,6 +13,7 @@ from langchain_model_gateway.admission.limits import Usage
 from langchain_model_gateway.admission.places import Load
 from langchain_model_gateway.balance import Turn
 from langchain_model_gateway.guards import Hanging
+from langchain_model_gateway.sharing import Exchange, Known, News, SharedState
 
 _MOST_SAVED: Final = 10.0
 _ROUNDING: Final = 1e-9
@@ -35,7 +36,28 @@ class DeploymentState:
         self.circuit.renew_lock()
         self.hanging.reset()
         self.load.reset()
-        self.usage.renew_lock()
+        self.usage.after_fork()
+
+    def news(self, now: float) -> News:
+        """What other processes do not know yet."""
+        with self.usage.lock:
+            requests, tokens = self.usage.requests.news(now), self.usage.tokens.news(now)
+        return News(requests, tokens, self.circuit.news(now), self.load.places)
+
+    def learn(self, known: Known, told: News, now: float) -> None:
+        """What all processes know, this one's news included."""
+        with self.usage.lock:
+            self.usage.requests.learn(known.requests, told.requests, now)
+            self.usage.tokens.learn(known.tokens, told.tokens, now)
+        self.circuit.learn(known.circuit, now)
+        self.load.elsewhere = known.places
+
+    def forget_others(self, now: float) -> None:
+        """The others are out of reach: count this process only."""
+        with self.usage.lock:
+            self.usage.requests.forget_others(now)
+            self.usage.tokens.forget_others(now)
+        self.load.elsewhere = 0
 
 
 class HedgeBudget:
@@ -71,7 +93,12 @@ class Memory:
     def __init__(self) -> None:
         self._deployments: dict[str, DeploymentState] = {}
         self.hedges = HedgeBudget()
+        self.exchange: Exchange | None = None
         _memories.add(self)
+
+    def share(self, store: SharedState) -> None:
+        """Exchange news with other processes, from the first call on."""
+        self.exchange = Exchange(store, self._deployments)
 
     def __getitem__(self, model_name: str) -> DeploymentState:
         if (state := self._deployments.get(model_name)) is None:
@@ -81,6 +108,8 @@ class Memory:
     def after_fork(self) -> None:
         """Make each deployment's state usable in a forked process."""
         self.hedges.renew_lock()
+        if self.exchange is not None:
+            self.exchange.after_fork()
         for state in self._deployments.values():
             state.after_fork()
 

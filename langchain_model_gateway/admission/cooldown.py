@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
 from langchain_model_gateway.policies import CooldownPolicy
+from langchain_model_gateway.sharing import CircuitNews
 
 _NEVER: Final = float("-inf")
 _REASON: Final = "in cooldown after failures"
@@ -36,7 +37,10 @@ class Circuit:
     is in cooldown. When that time is over it is half-open: one probe at a time is let through.
     """
 
-    __slots__ = ("_cooldown", "_failures", "_lock", "_probe", "_probe_ends", "generation", "opens")
+    __slots__ = (
+        *("_cooldown", "_elsewhere_ends", "_failures", "_lock", "_probe", "_probe_ends"),
+        *("generation", "opens"),
+    )
 
     def __init__(self) -> None:
         self.generation = 0
@@ -48,6 +52,8 @@ class Circuit:
         self._probe = 0
         self._probe_ends = _NEVER
         """When the present probe's place is free again, whatever has become of it."""
+        self._elsewhere_ends = _NEVER
+        """The same of another process's probe."""
         self.renew_lock()
 
     def renew_lock(self) -> None:
@@ -63,7 +69,7 @@ class Circuit:
         """When the next attempt may be made; `None`: now."""
         if self._cooldown is None:
             return None
-        until = max(self.opens, self._probe_ends)
+        until = max(self.opens, self._probe_ends, self._elsewhere_ends)
         return until if until > now else None
 
     def try_acquire(self, now: float, lease: float, *, is_last_resort: bool) -> Ticket | None:
@@ -130,6 +136,26 @@ class Circuit:
         self._probe_ends = _NEVER
         self._failures.clear()
         return seconds
+
+    # --- shared with other processes -----------------------------------------------------------
+
+    def news(self, now: float) -> CircuitNews:
+        """What other processes may want to know."""
+        with self._lock:
+            if self._cooldown is None:
+                return CircuitNews(self.generation)
+            left, probe = (max(0.0, end - now) for end in (self.opens, self._probe_ends))
+            return CircuitNews(self.generation, self._cooldown, left, probe)
+
+    def learn(self, known: CircuitNews, now: float) -> None:
+        """What all processes know. A cooldown that is known here already stays as it is."""
+        with self._lock:
+            self._elsewhere_ends = now + known.probe if known.probe > 0 else _NEVER
+            if (known.generation, not known.cooldown) > (self.generation, self.is_closed):
+                self.generation, self._cooldown = known.generation, known.cooldown or None
+                self.opens = now + known.left
+                self._probe_ends = _NEVER
+                self._failures.clear()
 
 
 class Listener(Protocol):

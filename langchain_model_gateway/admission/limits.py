@@ -16,11 +16,58 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.prompt_values import PromptValue
 
 from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
+from langchain_model_gateway.sharing import LimitNews
 
 _NEVER: Final = float("-inf")
 _TOO_MANY_REQUESTS: Final = 429
 # A moment that was told as the end of a wait is the end of it, whatever was rounded.
 _ROUNDING: Final = 1e-6
+
+
+class Level:
+    """What was taken from one limit: the moment at which all of it will have flowed off."""
+
+    __slots__ = ("_all", "_least", "_own", "_untold")
+
+    def __init__(self) -> None:
+        self._own = self._all = self._least = _NEVER
+        """What this process took; what all did, as far as is known; what the provider told."""
+        self._untold = 0.0
+
+    @property
+    def ends(self) -> float:
+        """When all that was taken will have flowed off."""
+        return max(self._own, self._all)
+
+    def take(self, now: float, seconds: float) -> None:
+        """Take what flows off in so many seconds; less than 0 pays back."""
+        self._own = max(self._own, now) + seconds
+        self._all = max(self._all, now) + seconds
+        self._untold += seconds
+
+    def fill(self, ends: float) -> None:
+        """Leave no room that this would not leave."""
+        self._own, self._all, self._least = (
+            max(each, ends) for each in (self._own, self._all, self._least)
+        )
+
+    def news(self, now: float) -> LimitNews:
+        """What the other processes do not know yet."""
+        return LimitNews(self._untold, max(0.0, self._least - now))
+
+    def learn(self, left: float, told: LimitNews, now: float) -> None:
+        """What all have taken flows off in so many seconds."""
+        self._untold -= told.taken
+        self._all = now + left + self._untold
+
+    def told(self) -> None:
+        """There is nothing to tell."""
+        self._untold = 0.0
+
+    def forget_others(self, now: float) -> None:
+        """Count this process's only; of what it has not told, what has not flowed off yet."""
+        self._all = _NEVER
+        self._untold = min(self._untold, max(0.0, self._own - now))
 
 
 class Usage:
@@ -29,14 +76,19 @@ class Usage:
     __slots__ = ("_lock", "_outputs", "requests", "tokens")
 
     def __init__(self) -> None:
-        self.requests = self.tokens = _NEVER
-        """When all that was taken will have flowed off."""
+        self.requests, self.tokens = Level(), Level()
         self._outputs: float | None = None
         self.renew_lock()
 
     def renew_lock(self) -> None:
         """Make a new lock: in a forked process the old one may be held by nobody."""
         self._lock = Lock()
+
+    def after_fork(self) -> None:
+        """Have nothing to tell: the process of before tells it."""
+        self.renew_lock()
+        self.requests.told()
+        self.tokens.told()
 
     @property
     def lock(self) -> Lock:
@@ -77,10 +129,6 @@ class Rate(NamedTuple):
         """The seconds until so much may be taken; what is larger than the burst goes alone."""
         room = self.burst - min(amount, self.burst)
         return max(0.0, max(ends, now) - room * self.interval - now)
-
-    def taken(self, ends: float, now: float, amount: float) -> float:
-        """The new end after taking so much; a negative amount pays back."""
-        return max(ends, now) + amount * self.interval
 
 
 class Limits:
@@ -141,8 +189,8 @@ class Limits:
     def _waits(self, now: float, tokens: int) -> tuple[float, float]:
         usage, rpm, tpm = self.usage, self._rpm, self._tpm
         return (
-            0.0 if rpm is None else rpm.wait(usage.requests, now, 1),
-            0.0 if tpm is None else tpm.wait(usage.tokens, now, tokens),
+            0.0 if rpm is None else rpm.wait(usage.requests.ends, now, 1),
+            0.0 if tpm is None else tpm.wait(usage.tokens.ends, now, tokens),
         )
 
     def _closed(self, at: Moment, tokens: int) -> Closed | None:
@@ -159,18 +207,17 @@ class Limits:
         """Take, or pay back. The lock is held."""
         usage = self.usage
         if self._rpm is not None and requests:
-            usage.requests = self._rpm.taken(usage.requests, now, requests)
+            usage.requests.take(now, requests * self._rpm.interval)
         if self._tpm is not None and tokens:
-            usage.tokens = self._tpm.taken(usage.tokens, now, tokens)
+            usage.tokens.take(now, tokens * self._tpm.interval)
 
     def _fill(self, until: float) -> None:
         """Leave no room before a moment. The lock is held."""
         usage = self.usage
         if self._rpm is not None:
-            full = until + (self._rpm.burst - 1) * self._rpm.interval
-            usage.requests = max(usage.requests, full)
+            usage.requests.fill(until + (self._rpm.burst - 1) * self._rpm.interval)
         if self._tpm is not None:
-            usage.tokens = max(usage.tokens, until + self._tpm.burst * self._tpm.interval)
+            usage.tokens.fill(until + self._tpm.burst * self._tpm.interval)
 
 
 class LimitsPermit(NamedTuple):

@@ -51,11 +51,13 @@ class Latencies:
 class Load:
     """What one deployment is busy with in this process."""
 
-    __slots__ = ("_lock", "hanging", "in_flight", "plain", "streams")
+    __slots__ = ("_lock", "elsewhere", "hanging", "in_flight", "plain", "streams")
 
     def __init__(self, hanging: Hanging) -> None:
         self.hanging = hanging
         self.plain, self.streams = Latencies(), Latencies()
+        self.elsewhere = 0
+        """The attempts that other processes have under way."""
         self.reset()
 
     def reset(self) -> None:
@@ -75,7 +77,7 @@ class Load:
     def take(self, most: int | None) -> bool:
         """Take a place, if there are not so many taken already."""
         with self._lock:
-            if most is not None and self.places >= most:
+            if most is not None and self.places + self.elsewhere >= most:
                 return False
             self.in_flight += 1
             return True
@@ -103,7 +105,7 @@ class Places:
     def closed(self, at: Moment, size: Size) -> Closed | None:
         """That it is full, if it is."""
         del at, size
-        if self._most is None or self.load.places < self._most:
+        if self._most is None or self.load.places + self.load.elsewhere < self._most:
             return None
         return Closed("full", f"full, {self._most} at once", None)
 
