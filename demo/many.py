@@ -17,8 +17,8 @@ from llmock.testing import LLMockServer
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable, RedisState
 
-WORKERS, CALLS, PAUSE = 4, 14, 0.5
-GOES_DOWN, COMES_BACK = 2.0, 4.0
+WORKERS, CALLS, PAUSE = 4, 15, 0.5
+GOES_DOWN, COMES_BACK = 1.0, 5.5
 """Seconds after the start."""
 
 
@@ -45,7 +45,7 @@ def work(
             }
             for name, address in addresses.items()
         ],
-        cooldown=CooldownPolicy(failure_threshold=2, duration=2.5),
+        cooldown=CooldownPolicy(failure_threshold=2, duration=1, max_duration=1),
         state=RedisState(url),
     )
     for number in range(CALLS):
@@ -91,7 +91,7 @@ def main() -> int:
     """Play it, and say what was seen."""
     os.environ.update(LANGSMITH_TRACING="false", LANGCHAIN_TRACING_V2="false", NO_PROXY="127.0.0.1")
     print("Four processes ask each half second, and share what they know over one server.")
-    print(f"'cheap' is down from {GOES_DOWN:.0f} s to {COMES_BACK:.0f} s; ! is a failed attempt.\n")
+    print(f"'cheap' is down from {GOES_DOWN} s to {COMES_BACK} s; ! is a failed attempt.\n")
     context = multiprocessing.get_context("spawn")
     answers: Queue[Answer] = context.Queue()
     with LLMockServer() as cheap, LLMockServer() as strong, shared_server() as url:
@@ -112,7 +112,8 @@ def main() -> int:
     print(
         f"\n{counts['cheap']} answers from 'cheap', {counts['strong']} from 'strong', none lost. "
         f"{counts['failed']} attempts failed.\nFour processes that tell each other nothing fail "
-        f"{2 * WORKERS} times until all know.\nNext: docs/many-processes.md"
+        f"{2 * WORKERS} times until all know, and then\n{WORKERS} times for each second that 'cheap' is "
+        "down.\nNext: docs/many-processes.md"
     )
     return 0
 

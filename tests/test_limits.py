@@ -398,11 +398,11 @@ async def test_a_cancelled_wait_gives_its_booking_back() -> None:
     await gateway.ainvoke("?")
     task = asyncio.create_task(gateway.ainvoke("?"))
     await asyncio.sleep(0.02)
-    before = gateway._memory["b"].usage.requests
+    before = gateway._memory["b"].usage.requests.ends
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert gateway._memory["b"].usage.requests == pytest.approx(before - 60)
+    assert gateway._memory["b"].usage.requests.ends == pytest.approx(before - 60)
 
 
 def test_an_abandoned_sync_call_keeps_its_place_until_it_ends() -> None:
