@@ -421,7 +421,7 @@ class GatewayRunnable(RoutedCalls):
         plain = {
             name: value
             for name, field in GatewayRunnable.model_fields.items()
-            if name != "models" and (value := getattr(self, name)) != field.default
+            if name != "models" and field.repr and (value := getattr(self, name)) != field.default
         }
         return [("models", list(self.model_names)), *plain.items()]
 
