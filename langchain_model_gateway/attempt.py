@@ -102,7 +102,9 @@ class Attempt:
         call, target = self._call, self.target
         begun = call.routing.clock.monotonic()
         name, provider = target.model_name, target.provider
-        asked = Asked(name, provider, call.attempts, begun, self.is_last_resort)
+        failed = call.failures[-1].model_name if call.failures and not self.is_hedge else name
+        after = None if failed == name else failed
+        asked = Asked(name, provider, call.attempts, begun, self.is_last_resort, after)
         self._counts_tokens = True
         for listener in listeners:
             ear = Ear(listener, asked, self.permits)

@@ -21,6 +21,7 @@ class Asked(NamedTuple):
         number: Which attempt of its call it is, from 1 on.
         begun: When it began, in monotonic seconds.
         is_last_resort: Whether its turn came late: it was in cooldown, limited or full.
+        after: The other deployment that has failed before, so that the call fell back to this one.
     """
 
     model_name: str
@@ -28,6 +29,7 @@ class Asked(NamedTuple):
     number: int
     begun: float
     is_last_resort: bool
+    after: str | None = None
 
 
 class Listener:

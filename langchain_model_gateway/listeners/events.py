@@ -50,7 +50,7 @@ class Events(Listener):
         error, usage = outcome.error, outcome.usage
         self._tell(
             _of(
-                _end(outcome),
+                end_of(outcome),
                 asked,
                 outcome.at - asked.begun,
                 None if error is None else type(error).__name__,
@@ -91,7 +91,8 @@ def _of(kind: EventKind, asked: Asked, *facts: Any) -> GatewayEvent:
     return event._replace(last_resort=True) if asked.is_last_resort else event
 
 
-def _end(outcome: Outcome) -> EventKind:
+def end_of(outcome: Outcome) -> EventKind:
+    """What an attempt has come to, in one word."""
     if outcome.kind == "answered":
         return "answered"
     if outcome.error is None:
