@@ -112,8 +112,8 @@ def main() -> int:
     print(
         f"\n{counts['cheap']} answers from 'cheap', {counts['strong']} from 'strong', none lost. "
         f"{counts['failed']} attempts failed.\nFour processes that tell each other nothing fail "
-        f"{2 * WORKERS} times until all know, and then\n{WORKERS} times for each second that 'cheap' is "
-        "down.\nNext: docs/many-processes.md"
+        f"{2 * WORKERS} times until all know, and then\n"
+        f"{WORKERS} times for each second that 'cheap' is down.\nNext: docs/many-processes.md"
     )
     return 0
 

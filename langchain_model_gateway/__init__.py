@@ -16,6 +16,7 @@ from langchain_model_gateway.errors import (
     RejectedAnswerError,
     SkippedModel,
 )
+from langchain_model_gateway.events import GatewayEvent
 from langchain_model_gateway.gateway import GatewayChatModel, GatewayRunnable
 from langchain_model_gateway.policies import CooldownPolicy, HedgePolicy, RetryPolicy
 from langchain_model_gateway.redis_state import RedisState
@@ -37,6 +38,7 @@ __all__ = [
     "FailedAttempt",
     "Finding",
     "GatewayChatModel",
+    "GatewayEvent",
     "GatewayRunnable",
     "HedgePolicy",
     "Known",

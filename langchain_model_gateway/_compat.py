@@ -164,6 +164,11 @@ def provider_name(model: BaseLanguageModel[Any]) -> str | None:
     return langsmith_params(model).get("ls_provider")
 
 
+def model_id(model: BaseLanguageModel[Any]) -> str | None:
+    """What a model's provider calls it, such as "gpt-4o-mini"; `None`: unknown."""
+    return langsmith_params(model).get("ls_model_name")
+
+
 class TypedEvents(NamedTuple):
     """What a chat model's `stream_events(version="v3")` is made of."""
 

@@ -12,6 +12,7 @@ from langchain_core.messages import (
     BaseMessageChunk,
     message_chunk_to_message,
 )
+from langchain_core.messages.ai import UsageMetadata, add_usage
 from pydantic import ValidationError
 
 from langchain_model_gateway._text import one_line
@@ -88,7 +89,7 @@ class StreamedAnswer:
         self, reject: frozenset[Rejection | RejectFunction], *, counts_tokens: bool = False
     ) -> None:
         self._counts_tokens = counts_tokens
-        self.usage: tuple[int, int] | None = None
+        self.usage: UsageMetadata | None = None
         self._reject = reject
         self._finish = ""
         self._empty = True
@@ -113,8 +114,7 @@ class StreamedAnswer:
                 self._chunks.append(chunk)
             _check_refusal(chunk, self._reject)
         if self._counts_tokens and (usage := usage_of(chunk)) is not None:
-            known = self.usage or (0, 0)
-            self.usage = (known[0] + usage[0], known[1] + usage[1])
+            self.usage = add_usage(self.usage, usage)
         if self.begun:
             return (chunk,)
         self.head.append(chunk)
@@ -195,11 +195,10 @@ def is_structured(answer: Any) -> bool:
     return isinstance(answer, dict) and answer.keys() == {"raw", "parsed", "parsing_error"}
 
 
-def usage_of(answer: Any) -> tuple[int, int] | None:
-    """The tokens of input and output that an answer, or a chunk, tells; `None` if it does not."""
+def usage_of(answer: Any) -> UsageMetadata | None:
+    """The tokens that an answer, or a chunk, tells; `None` if it does not."""
     message = answer.get("raw") if isinstance(answer, dict) else answer
-    usage = message.usage_metadata if isinstance(message, AIMessage) else None
-    return None if usage is None else (usage["input_tokens"], usage["output_tokens"])
+    return message.usage_metadata if isinstance(message, AIMessage) else None
 
 
 def is_empty(message: BaseMessage) -> bool:

@@ -14,12 +14,14 @@ from langchain_model_gateway.answers import (
     StreamedAnswer,
     as_verdict,
     check_answer,
+    is_callers_bug,
     is_structured,
     stamp,
     usage_of,
 )
 from langchain_model_gateway.classify import (
     is_account_fault,
+    is_control_flow,
     is_neutral,
     is_wrong_event_loop,
     provider_status,
@@ -28,6 +30,7 @@ from langchain_model_gateway.classify import (
 from langchain_model_gateway.errors import FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.guards import InThreads, is_sync_only
 from langchain_model_gateway.history import translated
+from langchain_model_gateway.listeners import Asked, Ear, Listener
 from langchain_model_gateway.progress import Progress
 from langchain_model_gateway.target import Target
 
@@ -53,20 +56,23 @@ class Attempt:
         has_answered: Whether its answer is the call's; in a stream, from the first real chunk on.
         hedge_after: The seconds after which another is asked beside it; `None`: nobody is.
         is_hedge: Whether it was made beside another that takes long.
+        is_last_resort: Whether its turn came late: it was in cooldown, limited or full.
         permits: What it was let in with, until they are given back.
         passes_through: Whether the rest of a stream needs no `received`: no kind of answer is
-            rejected.
+            rejected, and no tokens are counted.
     """
 
     __slots__ = (
-        *("_begun", "_call", "_ends", "_is_cut_by_call", "_latency", "_stream"),
-        *("has_answered", "hedge_after", "is_hedge", "passes_through", "permits", "seconds"),
-        *("target",),
+        *("_begun", "_call", "_counts_tokens", "_ears", "_ends", "_is_cut_by_call", "_latency"),
+        *("_stream", "has_answered", "hedge_after", "is_hedge", "is_last_resort"),
+        *("passes_through", "permits", "seconds", "target"),
     )
 
     def __init__(self, call: Progress, target: Target, permits: tuple[Permit, ...]) -> None:
         self._begun: float | None = None
         self._call = call
+        self._counts_tokens = target.counts_tokens
+        self._ears: tuple[Ear, ...] = ()
         self._ends: float | None = None
         self._is_cut_by_call = False
         self._latency: float | None = None
@@ -75,18 +81,37 @@ class Attempt:
         self.hedge_after: float | None = None
         self.target = target
         self.seconds: float | None = None
-        self.has_answered = self.is_hedge = self.passes_through = False
+        self.has_answered = self.is_hedge = self.is_last_resort = self.passes_through = False
 
     def begin(self) -> None:
         """The driver is about to ask."""
+        self._call.attempts += 1
+        if listeners := self._call.routing.listeners.of_attempts:
+            self._be_heard(listeners)
         if self._call.is_stream:
             rejects = self._call.routing.rules.reject
-            self._stream = StreamedAnswer(rejects, counts_tokens=self.target.counts_tokens)
+            self._stream = StreamedAnswer(rejects, counts_tokens=self._counts_tokens)
         if self.permits:
             self._begun = self._call.routing.clock.monotonic()
             self.hedge_after = self._call.hedge_after(self.target)
         if self.target.timeout is not None or self._call.deadline is not None:
             self._limit(self.target.timeout)
+
+    def _be_heard(self, listeners: Sequence[Listener]) -> None:
+        """Tell who listens that it begins; each holds a permit, so it hears of the end."""
+        call, target = self._call, self.target
+        begun = call.routing.clock.monotonic()
+        name, provider = target.model_name, target.provider
+        failed = call.failures[-1].model_name if call.failures and not self.is_hedge else name
+        after = None if failed == name else failed
+        asked = Asked(name, provider, call.attempts, begun, self.is_last_resort, after)
+        self._counts_tokens = True
+        for listener in listeners:
+            ear = Ear(listener, asked, self.permits)
+            self._ears, self.permits = (*self._ears, ear), (ear,)
+            if self.is_hedge:
+                listener.hedged(asked)
+            listener.started(asked)
 
     # --- what happened -----------------------------------------------------------------------
 
@@ -107,7 +132,7 @@ class Attempt:
         call.answer = stamp(answer, self.target.model_name, call.failures, beside)
         self.has_answered = call.is_answered = True
         if self.permits:
-            usage = usage_of(answer) if self.target.counts_tokens else None
+            usage = usage_of(answer) if self._counts_tokens else None
             self._give_back("answered", usage=usage)
 
     def received(self, chunk: Any) -> Sequence[Any]:
@@ -132,10 +157,12 @@ class Attempt:
         """Make its answer the call's."""
         self.has_answered = self._call.is_answered = True
         rejects = bool(self._call.routing.rules.reject)
-        self.passes_through = not rejects and not self.target.counts_tokens
+        self.passes_through = not rejects and not self._counts_tokens
         self._ends = None
         if self._begun is not None:
-            self._latency = self._call.routing.clock.monotonic() - self._begun
+            self._latency = latency = self._call.routing.clock.monotonic() - self._begun
+            for ear in self._ears:
+                ear.first_chunk(latency)
         first, *rest = ready
         call = self._call
         beside = self._beside() if call.raced else ()
@@ -195,18 +222,20 @@ class Attempt:
         if isinstance(error, Exception):
             error = as_verdict(error)
         if not isinstance(error, Exception) or not call.routing.handles(error):
-            self.end()
+            self.end(_failure(error) if self._ears else None)
             return False
         target = self.target
         failure = FailedAttempt(target.model_name, target.provider, error, target.secrets)
         call.failures += (failure,)
-        call.routing.listener.failed(failure, len(call.failures))
+        for each in call.routing.listeners.all:
+            each.failed(failure, len(call.failures))
         if is_wrong_event_loop(error):
-            call.routing.listener.wrong_event_loop(self.target.model_name)
+            for each in call.routing.listeners.all:
+                each.wrong_event_loop(target.model_name)
         is_timeout = type(error) is ModelTimeoutError
         if is_timeout and self._is_cut_by_call and (call.time_left() or 0.0) <= _EARLY:
             call.is_late = True
-            self.end()
+            self.end(error)
         elif self.permits:
             self._count(error)
         if self.has_answered and is_timeout:
@@ -222,12 +251,13 @@ class Attempt:
             retry_after=retry_after(error, self._call.routing.clock.now()),
             is_account_fault=is_account_fault(error),
             status=provider_status(error),
+            error=error,
         )
 
-    def end(self) -> None:
+    def end(self, error: Exception | None = None) -> None:
         """Give the permits back, unless they have been; it says nothing about the deployment."""
         if self.permits:
-            self._give_back("neutral")
+            self._give_back("neutral", error=error)
 
     def _give_back(self, kind: Literal["answered", "failed", "neutral"], **facts: Any) -> None:
         permits, self.permits = self.permits, ()
@@ -292,3 +322,9 @@ class Attempt:
         left = self._call.time_left()
         self._is_cut_by_call = left is not None and (own is None or left < own)
         return left if self._is_cut_by_call else own
+
+
+def _failure(error: BaseException) -> Exception | None:
+    """An error that ends the call, if it is the deployment's; else the attempt was given up."""
+    is_own = isinstance(error, Exception) and not is_callers_bug(error)
+    return error if is_own and not is_control_flow(error) else None  # type: ignore[return-value]

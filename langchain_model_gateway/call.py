@@ -112,6 +112,7 @@ class Call(Progress):
         clock = self.routing.clock
         for number in count(1):
             self._attempt = attempt = Attempt(self, target, permits)
+            attempt.is_last_resort = is_last_resort
             if target.model_name in self.raced:  # it was asked beside another
                 attempt.end()
                 return
@@ -169,7 +170,8 @@ class Call(Progress):
     def _skip(self, target: Target, closed: Closed) -> None:
         skip = target.skip(closed)
         self.skipped += (skip,)
-        self.routing.listener.skipped(skip)
+        for each in self.routing.listeners.all:
+            each.skipped(skip, target.provider)
 
     def _next(self, pending: Sequence[Target]) -> Target:
         routing = self.routing

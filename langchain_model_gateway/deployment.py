@@ -1,7 +1,7 @@
 """One named model and its limits."""
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
@@ -25,7 +25,7 @@ from langchain_model_gateway._arguments import (
     unknown_key,
     written_out,
 )
-from langchain_model_gateway._compat import provider_name
+from langchain_model_gateway._compat import model_id, provider_name
 from langchain_model_gateway._text import one_line, redact
 from langchain_model_gateway.history import Client, client_of
 from langchain_model_gateway.quoting import quote
@@ -208,7 +208,12 @@ class ModelDeployment(BaseModel):
     @property
     def provider(self) -> str:
         """Who serves the model, such as "openai", as traces name it."""
-        return _provider_name(self.inner_model) or self.model_class
+        return _told(provider_name, self.inner_model) or self.model_class
+
+    @property
+    def model_id(self) -> str | None:
+        """What the provider calls the model, such as "gpt-4o-mini"; `None` if it does not tell."""
+        return _told(model_id, self.inner_model)
 
     @property
     def client(self) -> Client | None:
@@ -298,12 +303,12 @@ def _same_model(one: Runnable[Any, Any], other: Runnable[Any, Any]) -> bool:
         return False
 
 
-def _provider_name(model: Runnable[Any, Any]) -> str | None:
-    """Who serves a chat model, as it tells; whatever goes wrong, a name is not worth a call."""
+def _told(tell: Callable[[BaseChatModel], str | None], model: Runnable[Any, Any]) -> str | None:
+    """A name that a chat model tells; whatever goes wrong, it is not worth a call."""
     if not isinstance(model, BaseChatModel):
         return None
     try:
-        name = provider_name(model)
+        name = tell(model)
     except Exception:  # noqa: BLE001 - any model's own code
         return None
     return one_line(name, 60) if isinstance(name, str) else None

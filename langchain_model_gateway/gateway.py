@@ -33,7 +33,11 @@ from langchain_model_gateway.chat_model import ChatModelFace
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
+from langchain_model_gateway.events import EventFunction, check_function
 from langchain_model_gateway.guards import Guards
+from langchain_model_gateway.listeners import Listeners
+from langchain_model_gateway.listeners.events import Events
+from langchain_model_gateway.listeners.logs import Logs
 from langchain_model_gateway.policies import (
     CooldownPolicy,
     HedgePolicy,
@@ -90,6 +94,8 @@ class GatewayRunnable(RoutedCalls):
         hedge: Ask another deployment too where the first takes long.
         state: What is shared with other processes, such as `RedisState`; this process's memory if
             left out. It is not serialized.
+        on_event: Called with a `GatewayEvent` for each thing that happens in a call, in the thread
+            or task that makes it. What it raises is logged once. Not serialized.
         name: What its runs are called in a trace.
 
     Raises:
@@ -124,10 +130,12 @@ class GatewayRunnable(RoutedCalls):
     max_wait: Annotated[AnySeconds, Field(ge=0)] | None = None
     hedge: HedgePolicy | None = None
     state: SharedState | None = Field(default=None, exclude=True, repr=False)
+    on_event: EventFunction | None = Field(default=None, exclude=True, repr=False)
 
     _memory: Memory = PrivateAttr(default_factory=Memory)
     _clock: Clock = PrivateAttr(default_factory=SystemClock)
     _guards: Guards = PrivateAttr(default_factory=Guards)
+    _listeners: Listeners = PrivateAttr(default_factory=lambda: Listeners(Logs()))
 
     # --- construction ------------------------------------------------------------------------
 
@@ -150,6 +158,7 @@ class GatewayRunnable(RoutedCalls):
         max_wait: float | timedelta | None = None,
         hedge: HedgePolicy | None = None,
         state: SharedState | None = None,
+        on_event: EventFunction | None = None,
         name: str | None = None,
     ) -> None: ...
 
@@ -204,14 +213,20 @@ class GatewayRunnable(RoutedCalls):
             return value
         raise ValueError(f"state is a RedisState(url) or another SharedState, got {_kind(value)}")
 
-    @model_validator(mode="after")
-    def _share(self) -> Self:
-        if self.state is not None:
+    @field_validator("on_event")
+    @classmethod
+    def _check_on_event(cls, value: EventFunction | None) -> EventFunction | None:
+        return None if value is None else check_function(value)
+
+    def _connect(self) -> None:
+        if self.state is not None and self._memory.exchange is None:
             self._memory.share(self.state)
-        return self
+        if self.on_event is not None:
+            self._listeners.add(Events(self.on_event))
 
     @model_validator(mode="after")
-    def _warn(self) -> Self:
+    def _complete(self) -> Self:
+        self._connect()
         if len(self.models) == 1:
             logger.warning(
                 "the gateway has one deployment only (%s): there is nothing to fall back to",
@@ -232,7 +247,8 @@ class GatewayRunnable(RoutedCalls):
     @cached_property
     def _routing(self) -> Routing:
         rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
-        return Routing.of(self.models, rules, self._memory, self._clock, self._guards)
+        own = self._memory, self._clock, self._guards
+        return Routing.of(self.models, rules, *own, listeners=self._listeners)
 
     def with_clock(self, clock: Clock, *, guards: Guards | None = None) -> Self:
         """A gateway that lives by another clock, with the same state.
@@ -250,6 +266,12 @@ class GatewayRunnable(RoutedCalls):
         """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("_routing", None)
+        if update and not update.keys().isdisjoint(("on_event", "state")):
+            if "state" in update:
+                copied._memory = Memory()  # noqa: SLF001
+            if "on_event" in update:
+                copied._listeners = Listeners(Logs())  # noqa: SLF001
+            copied._connect()  # noqa: SLF001
         return copied
 
     def prefer(self, model_name: str | None) -> Self:
@@ -272,6 +294,7 @@ class GatewayRunnable(RoutedCalls):
         """This gateway as another class, with the same state."""
         other = cls(**{name: getattr(self, name) for name in GatewayRunnable.model_fields})
         other._memory, other._clock, other._guards = self._memory, self._clock, self._guards
+        other._listeners = self._listeners
         return other
 
     def as_chat_model(self) -> "GatewayChatModel":
@@ -398,7 +421,7 @@ class GatewayRunnable(RoutedCalls):
         plain = {
             name: value
             for name, field in GatewayRunnable.model_fields.items()
-            if name != "models" and (value := getattr(self, name)) != field.default
+            if name != "models" and field.repr and (value := getattr(self, name)) != field.default
         }
         return [("models", list(self.model_names)), *plain.items()]
 

@@ -26,6 +26,7 @@ class Progress:
 
     Attributes:
         answer: What the call has come to.
+        attempts: How many attempts have begun.
         deadline: When the call's time is up, in monotonic seconds.
         failures: Every failed attempt so far.
         is_answered: Whether an attempt has answered; in a stream, has begun to.
@@ -35,12 +36,22 @@ class Progress:
     """
 
     __slots__ = (
-        *("answer", "deadline", "failures", "fallback", "is_answered", "is_late", "is_stream"),
+        *(
+            "answer",
+            "attempts",
+            "deadline",
+            "failures",
+            "fallback",
+            "is_answered",
+            "is_late",
+            "is_stream",
+        ),
         *("raced", "routing", "skipped"),
     )
 
     def __init__(self, routing: Routing, *, fallback: bool, is_stream: bool) -> None:
         self.answer: Any = None
+        self.attempts = 0
         self.deadline: float | None = None
         self.failures: tuple[FailedAttempt, ...] = ()
         self.fallback = fallback
@@ -74,7 +85,8 @@ class Progress:
             error = all_models_failed(self.failures, self.skipped, because)
         else:
             error = no_model_available(self.skipped)
-        self.routing.listener.gave_up(error)
+        for each in self.routing.listeners.all:
+            each.gave_up(error)
         return error
 
     def hedge_after(self, target: Target) -> float | None:

@@ -21,7 +21,7 @@ from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards
-from langchain_model_gateway.listeners.logs import Logs
+from langchain_model_gateway.listeners import Listeners
 from langchain_model_gateway.sharing import Exchange
 from langchain_model_gateway.state import HedgeBudget, Memory
 from langchain_model_gateway.target import Rules, Target
@@ -78,7 +78,7 @@ class Routing:
     rules: Rules
     clock: Clock
     guards: Guards
-    listener: Logs
+    listeners: Listeners
     hedges: HedgeBudget
     exchange: Exchange | None
     _orders: dict[object, tuple[Target, ...]] = field(default_factory=dict, init=False)
@@ -92,15 +92,16 @@ class Routing:
         clock: Clock,
         guards: Guards,
         *,
-        listener: Logs | None = None,
+        listeners: Listeners,
     ) -> "Routing":
         """Compile deployments and rules."""
-        listener = listener or Logs()
-        targets = [Target(each, rules, memory[each.model_name], listener) for each in models]
+        targets = [
+            Target(each, rules, memory[each.model_name], clock, listeners) for each in models
+        ]
         by_name = {target.model_name: target for target in targets}
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
         shared = memory.hedges, memory.exchange
-        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listener, *shared)
+        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listeners, *shared)
 
     def order(
         self, preference: object, affinity: object = None, *, is_only: bool = False

@@ -226,7 +226,8 @@ def picklable(gateway: BaseModel) -> dict[str, Any]:
         ValueError: If a pickle would hold a secret in plain text.
         TypeError: If a model can be pickled in no way.
     """
-    arguments = dict(gateway)
+    fields = type(gateway).model_fields
+    arguments = {key: value for key, value in gateway if not fields[key].exclude}
     models: Deployments = arguments["models"]
     _check_no_secret(models)
     _warn_of_losses(models)

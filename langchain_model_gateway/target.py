@@ -14,7 +14,7 @@ from langchain_model_gateway.balance import Balance, Turn
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.guards import Hanging
-from langchain_model_gateway.listeners.logs import Logs
+from langchain_model_gateway.listeners import CooldownNews, Listeners
 from langchain_model_gateway.policies import (
     CooldownPolicy,
     HedgePolicy,
@@ -24,6 +24,7 @@ from langchain_model_gateway.policies import (
 )
 from langchain_model_gateway.secrets import secret_values
 from langchain_model_gateway.state import DeploymentState
+from langchain_model_gateway.timing import Clock
 from langchain_model_gateway.wrappers import max_output
 
 
@@ -51,7 +52,12 @@ class Target:
     )
 
     def __init__(
-        self, deployment: ModelDeployment, rules: Rules, state: DeploymentState, listener: Logs
+        self,
+        deployment: ModelDeployment,
+        rules: Rules,
+        state: DeploymentState,
+        clock: Clock,
+        listeners: Listeners,
     ) -> None:
         self.model_name = deployment.model_name
         self.model: Runnable[Any, Any] = deployment.model
@@ -70,8 +76,9 @@ class Target:
         if deployment.time_constraints:
             admissions.append(Windows(deployment.time_constraints))
         if rules.cooldown is not None:
+            news = CooldownNews(listeners, self.provider, clock)
             admissions.append(
-                Cooldown(self.model_name, state.circuit, rules.cooldown, self.timeout, listener)
+                Cooldown(self.model_name, state.circuit, rules.cooldown, self.timeout, news)
             )
         if deployment.rpm is not None or deployment.tpm is not None:
             most = max_output(deployment.model)

@@ -354,7 +354,7 @@ def test_a_server_that_hangs_dies_and_comes_back(caplog: pytest.LogCaptureFixtur
     """No call fails or waits; one warning, then an info, and the state is shared again."""
     caplog.set_level(logging.INFO)
     with ValkeyServer() as server:
-        state = RedisState(f"redis://127.0.0.1:{server.port}", every=0.02, timeout=0.3)
+        state = RedisState(f"redis://127.0.0.1:{server.port}", every=0.02, timeout=1.0)
         calls = [_of(state) for _ in range(2)]
         _ask_all(calls)
         os.kill(server.pid, signal.SIGSTOP)
@@ -369,7 +369,7 @@ def test_a_server_that_hangs_dies_and_comes_back(caplog: pytest.LogCaptureFixtur
         until(lambda: len(lost(caplog)) == 8)
         calls[0].batch(["?"] * 6)
         until(lambda: deferred(calls[1]) == ["first: limited, 60 requests a minute"])
-    assert slowest < 0.25  # the store takes 0.3 s to give up
+    assert slowest < 0.7  # the store takes a second to give up
     kinds = [each.rsplit(" (", 1)[0] for each in lost(caplog)[:8]]
     assert kinds[::2] == kinds[1::2] == ["the shared state is lost", "the shared state is back"] * 2
 

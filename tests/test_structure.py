@@ -15,7 +15,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 MOST_LINES = 370
 LARGER = {
-    "gateway.py": 640,  # the public class: its fields, docstrings and a Runnable's declarations
+    "gateway.py": 660,  # the public class: its fields, docstrings and a Runnable's declarations
 }
 """What may be larger, up to how many lines, and why."""
 

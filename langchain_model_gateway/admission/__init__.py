@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple, Protocol
 
+from langchain_core.messages.ai import UsageMetadata
+
 Size = Callable[[], int]
 """The tokens of a call's input, counted when this is first called."""
 
@@ -73,7 +75,8 @@ class Outcome(NamedTuple):
         retry_after: The seconds that the server asked to wait.
         is_account_fault: Whether the account or the key is to blame, so that waiting is no help.
         status: The HTTP status that the server answered with, if it failed with one.
-        usage: The tokens of input and output that the provider counted, if it told.
+        usage: The tokens that the provider counted, if it told.
+        error: What was raised; `None` also where it was abandoned, or another was quicker.
     """
 
     kind: Literal["answered", "failed", "neutral"]
@@ -84,7 +87,8 @@ class Outcome(NamedTuple):
     retry_after: float | None = None
     is_account_fault: bool = False
     status: int | None = None
-    usage: tuple[int, int] | None = None
+    usage: UsageMetadata | None = None
+    error: Exception | None = None
 
 
 class Permit(Protocol):

@@ -7,7 +7,7 @@ outside. A lock is held for a few assignments, never while a model is called.
 from collections import deque
 from datetime import timedelta
 from threading import Lock
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
 from langchain_model_gateway.policies import CooldownPolicy
@@ -64,6 +64,12 @@ class Circuit:
     def is_closed(self) -> bool:
         """Whether calls go through."""
         return self._cooldown is None
+
+    def state(self, now: float) -> Literal["closed", "half-open", "open"]:
+        """In the words of circuit breakers."""
+        if self._cooldown is None:
+            return "closed"
+        return "open" if self.opens > now else "half-open"
 
     def closed_until(self, now: float) -> float | None:
         """When the next attempt may be made; `None`: now."""

@@ -173,8 +173,9 @@ class Limits:
             if not outcome.has_begun:
                 self._take(now, -1, -tokens)
             elif outcome.usage is not None:
-                self._take(now, 0, sum(outcome.usage) - tokens)
-                usage.note_output(outcome.usage[1])
+                made = outcome.usage["output_tokens"]
+                self._take(now, 0, outcome.usage["input_tokens"] + made - tokens)
+                usage.note_output(made)
             elif outcome.status is not None:  # it was refused: nothing was generated
                 self._take(now, 0, -tokens)
             if outcome.status == _TOO_MANY_REQUESTS and outcome.retry_after:

@@ -1,13 +1,15 @@
 """One log line for each decision worth knowing about."""
 
 import logging
+from datetime import datetime
 
 from langchain_model_gateway._logger import logger
 from langchain_model_gateway._text import one_line
 from langchain_model_gateway.errors import FailedAttempt, ModelRouterError, SkippedModel
+from langchain_model_gateway.listeners import Listener
 
 
-class Logs:
+class Logs(Listener):
     """What a gateway's calls tell the log."""
 
     __slots__ = ("_warned_of_loops",)
@@ -15,8 +17,9 @@ class Logs:
     def __init__(self) -> None:
         self._warned_of_loops = False
 
-    def skipped(self, skip: SkippedModel) -> None:
+    def skipped(self, skip: SkippedModel, provider: str) -> None:
         """A deployment may not be asked now."""
+        del provider
         logger.debug("skipped %s", skip)
 
     def failed(self, failure: FailedAttempt, number: int) -> None:
@@ -28,12 +31,16 @@ class Logs:
         """A call has no answer."""
         logger.error("%s", error)
 
-    def cooldown_started(self, model_name: str, seconds: float) -> None:
+    def cooldown_started(
+        self, model_name: str, provider: str, seconds: float, until: datetime
+    ) -> None:
         """A deployment is in cooldown for so many seconds."""
+        del provider, until
         logger.warning("%s is in cooldown for %.3g s", one_line(model_name, 60), seconds)
 
-    def cooldown_ended(self, model_name: str) -> None:
+    def cooldown_ended(self, model_name: str, provider: str) -> None:
         """A deployment has answered again."""
+        del provider
         logger.info("%s answers again: its cooldown has ended", one_line(model_name, 60))
 
     def wrong_event_loop(self, model_name: str) -> None:

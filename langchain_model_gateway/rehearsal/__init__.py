@@ -13,6 +13,7 @@ from random import Random
 from langchain_model_gateway._arguments import unknown_name
 from langchain_model_gateway.gateway import GatewayRunnable
 from langchain_model_gateway.guards import Guards
+from langchain_model_gateway.listeners import Listeners
 from langchain_model_gateway.rehearsal.callers import Callers, Cooldowns
 from langchain_model_gateway.rehearsal.providers import Latency, Provider, Service, Traffic
 from langchain_model_gateway.rehearsal.report import (
@@ -87,7 +88,8 @@ def rehearse(
     time = Timeline(at or datetime.now(UTC), chance("the gateway"))
     cooldowns = Cooldowns(time)
     rules = gateway._routing.rules  # noqa: SLF001
-    routing = Routing.of(gateway.models, rules, Memory(), time, Guards(), listener=cooldowns)
+    listeners = Listeners(cooldowns)
+    routing = Routing.of(gateway.models, rules, Memory(), time, Guards(), listeners=listeners)
     services = {name: Service(each, traffic, chance(name)) for name, each in models.items()}
     callers = Callers(gateway, routing, traffic, services, time)
     time.begin(callers.arrive(chance("the traffic")))

@@ -1,6 +1,7 @@
 """Everybody who calls the gateway: one more driver of its decisions, beside those of `drivers`."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from itertools import takewhile
 from random import Random
 from typing import Any, Final, NamedTuple
@@ -13,7 +14,7 @@ from langchain_model_gateway.call import Call, Wait
 from langchain_model_gateway.drivers import RoutedCalls
 from langchain_model_gateway.errors import RejectedAnswerError
 from langchain_model_gateway.guards import Patience
-from langchain_model_gateway.listeners.logs import Logs
+from langchain_model_gateway.listeners import Listener
 from langchain_model_gateway.rehearsal.providers import Reply, Service, Traffic
 from langchain_model_gateway.rehearsal.report import (
     End,
@@ -223,8 +224,8 @@ def _without_end() -> None:
     """The patience of a stream that may take any time."""
 
 
-class Cooldowns(Logs):
-    """What a gateway would tell its log: the cooldowns are kept, the rest is not said.
+class Cooldowns(Listener):
+    """Keeps the cooldowns that a gateway would tell of.
 
     Args:
         time: When something is told.
@@ -233,27 +234,28 @@ class Cooldowns(Logs):
     __slots__ = ("_began", "_ended", "_time")
 
     def __init__(self, time: Timeline) -> None:
-        super().__init__()
         self._time = time
         self._began: dict[str, float] = {}
         self._ended: list[RehearsedCooldown] = []
 
-    def _unsaid(self, *_: Any, **__: Any) -> None: ...
-
-    skipped = failed = gave_up = _unsaid
-
-    def cooldown_started(self, model_name: str, seconds: float) -> None:
+    def cooldown_started(
+        self, model_name: str, provider: str, seconds: float, until: datetime
+    ) -> None:
         """A deployment is in cooldown, or still is after a probe."""
-        del seconds
+        del provider, seconds, until
         self._began.setdefault(model_name, self._time.seconds)
 
-    def cooldown_ended(self, model_name: str) -> None:
+    def cooldown_ended(self, model_name: str, provider: str) -> None:
         """A deployment has answered again."""
+        del provider
+        self._end(model_name)
+
+    def _end(self, model_name: str) -> None:
         began = self._began.pop(model_name)
         self._ended.append(RehearsedCooldown(model_name, began, self._time.seconds))
 
     def all(self) -> tuple[RehearsedCooldown, ...]:
         """Every cooldown; one that has not ended lasts to the present."""
         for model_name in [*self._began]:
-            self.cooldown_ended(model_name)
+            self._end(model_name)
         return tuple(sorted(self._ended, key=lambda cooldown: cooldown.began))
