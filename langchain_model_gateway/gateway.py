@@ -361,13 +361,18 @@ class GatewayRunnable(RoutedCalls):
         return len(self.models)
 
     def explain(
-        self, model_preference: str | None = None, at: datetime | None = None
+        self,
+        model_preference: str | None = None,
+        at: datetime | None = None,
+        *,
+        input: LanguageModelInput = "",
     ) -> RoutingPlan:
         """What a call would do, without making it.
 
         Args:
             model_preference: The deployment to try first; the gateway's own if left out.
             at: An aware moment; now if left out.
+            input: The call's input: who cannot take its images, audio, video or PDF comes last.
 
         Returns:
             Who would be tried in which order, and who not, why and until when. It prints as a
@@ -385,7 +390,7 @@ class GatewayRunnable(RoutedCalls):
                 f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
             )
         preference = self.model_preference if model_preference is None else model_preference
-        return self._routing.plan(preference, at)
+        return self._routing.plan(preference, at, input)
 
     def diagnose(self) -> list[Finding]:
         """What would hurt in production, found without a call; `[]` when all is well.
