@@ -31,7 +31,7 @@ from langchain_model_gateway._text import one_line
 from langchain_model_gateway.balance import Balance
 from langchain_model_gateway.chat_model import ChatModelFace
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
-from langchain_model_gateway.diagnosis import Finding
+from langchain_model_gateway.diagnosis.findings import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
 from langchain_model_gateway.events import EventFunction, check_function
 from langchain_model_gateway.guards import Guards
@@ -404,6 +404,11 @@ class GatewayRunnable(RoutedCalls):
             cooldown=self.cooldown,
             timeout=self.timeout,
             exceptions_to_handle=self.exceptions_to_handle,
+            balance=self.balance,
+            max_wait=self.max_wait,
+            hedge=self.hedge,
+            fallback=self.model_fallback,
+            shares_state=self.state is not None,
         )
 
     def _repr_html_(self) -> str:
