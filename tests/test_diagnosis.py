@@ -674,7 +674,10 @@ def test_a_name_cannot_forge_a_line(shown: Callable[[Any], str]) -> None:
 
 def claude(**fields: Any) -> ChatAnthropic:
     settings: dict[str, Any] = {
-        **{"model": "claude-sonnet-4-5", "api_key": "sk-ant", "max_retries": 0, "timeout": 10},
+        "model": "claude-sonnet-4-5",
+        "api_key": "sk-ant",
+        "max_retries": 0,
+        "timeout": 10,
         "profile": {"tool_calling": True},  # its window is larger than others', which is a finding
     }
     return ChatAnthropic(**{**settings, **fields})
