@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from langchain_model_gateway.admission import Closed, Permit, Then
 from langchain_model_gateway.admission.limits import size_of
 from langchain_model_gateway.attempt import Attempt
+from langchain_model_gateway.capabilities import MESSAGES
 from langchain_model_gateway.classify import is_context_overflow, is_retryable, retry_after
 from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.progress import Progress
@@ -63,8 +64,16 @@ class Call(Progress):
         self._pick = self._next if is_drawn else None
         self._size: int | None = None
         self._value = value
-        if routing.lacks and (value.__class__ is not str or has_tools or routing.has_tools):
-            self.behind = routing.unable(value, has_tools=has_tools)
+        if routing.lacks:
+            is_plain = value.__class__ is str
+            if value.__class__ is list:  # written out: plain text is to cost no function call
+                for message in value:
+                    if message.__class__ not in MESSAGES or message.content.__class__ is not str:
+                        break
+                else:
+                    is_plain = True
+            if not is_plain or has_tools or routing.has_vain_tools:
+                self.behind = routing.unable(value, has_tools=has_tools)
         if (policy := routing.rules.hedge) is not None:
             routing.hedges.earn(policy.budget)
         if routing.exchange is not None and not routing.exchange.is_started:

@@ -6,11 +6,21 @@ Sans-I/O; no token is counted. Where a profile says nothing, nobody is suspected
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import RunnableBindingBase
 
 from langchain_model_gateway.wrappers import within
+
+MESSAGES: Final = frozenset({AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage})
+"""Messages whose text is all that they hold."""
 
 _REASONS: Final = {
     "image_inputs": "its profile takes no images",

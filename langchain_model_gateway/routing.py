@@ -83,7 +83,7 @@ class Routing:
     hedges: HedgeBudget
     exchange: Exchange | None
     lacks: frozenset[str]
-    has_tools: bool
+    has_vain_tools: bool
     _orders: dict[object, tuple[Target, ...]] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -105,7 +105,7 @@ class Routing:
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
         shared = memory.hedges, memory.exchange
         lacks = frozenset[str]().union(*(each.lacks for each in targets))
-        own = lacks, any(each.has_tools for each in targets)
+        own = lacks, any(each.has_tools and "tool_calling" in each.lacks for each in targets)
         return cls(by_name, {**paths, **by_name}, rules, clock, guards, listeners, *shared, *own)
 
     def order(
@@ -142,6 +142,8 @@ class Routing:
 
     def unable(self, value: Any, *, has_tools: bool = False) -> dict[str, SkippedModel]:
         """Those that cannot take a request, as their profiles say, and why; by name."""
+        if not self.lacks:
+            return {}
         needed = needs(value, has_tools=has_tools)
         found: dict[str, SkippedModel] = {}
         for name, target in self.targets.items():

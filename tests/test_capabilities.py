@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_openai import ChatOpenAI
 
@@ -268,3 +268,21 @@ def test_a_real_clients_profile() -> None:
     audio = asking({"type": "audio", "base64": "AA", "mime_type": "audio/wav"})
     assert gateway.explain(input=audio).order == ("strong", "weak")
     assert gateway.explain(input=asking(IMAGE)).order == ("weak", "strong")
+
+
+# --- what it costs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["hi", [HumanMessage("hi"), AIMessage("ho"), HumanMessage("hi")]])
+@pytest.mark.parametrize("is_bound", [False, True])
+def test_plain_text_pays_nothing_for_profiles(value: Any, is_bound: bool) -> None:
+    """A healthy call with nothing but text makes not one function call more for what is denied."""
+    guard = pytest.importorskip("benchmarks.guard", reason="in the source tree only")
+
+    def count(**profile: Any) -> int:
+        gateway: Any = gateway_over(model(**profile), model(**profile))
+        if is_bound:
+            gateway = gateway.bind_tools([tool])
+        return int(guard._count(lambda: gateway.invoke(value)))
+
+    assert count(audio_inputs=False, tool_calling=True) == count()
