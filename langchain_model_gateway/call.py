@@ -158,11 +158,12 @@ class Call(Progress):
             most = targets[failure.model_name].window
             if most is None or not is_context_overflow(failure.exception):
                 continue
-            tried = {each.model_name for each in self.failures} | self.behind.keys()
+            tried = {each.model_name for each in self.failures}
             for target in self._order:
                 if target.window and target.window <= most and target.model_name not in tried:
                     reason = f"its window of {target.window:,} tokens is no larger"
-                    self.behind[target.model_name] = SkippedModel(target.model_name, reason)
+                    skip = SkippedModel(target.model_name, reason)
+                    self.behind.setdefault(target.model_name, skip)
 
     def _is_restricted(self, target: Target) -> bool:
         """Whether a window has begun while a place was waited for; then it is noted."""

@@ -9,6 +9,7 @@ from langchain_core.prompt_values import ChatPromptValue
 from langchain_openai import ChatOpenAI
 
 from langchain_model_gateway import AllModelsFailedError, GatewayRunnable
+from langchain_model_gateway.timing import SystemClock
 from tests.conftest import CallForm
 from tests.models import ScriptedChatModel, gateway_over, who
 from tests.test_hedging import SOON, Model
@@ -114,6 +115,51 @@ def test_those_in_cooldown_come_before_those_that_cannot(ask: CallForm) -> None:
     assert who(ask(gateway, "hi")) == "backup"
 
 
+def test_among_those_in_cooldown_too(ask: CallForm) -> None:
+    """Where the others are in cooldown, who has no larger window comes after them as well."""
+    down = RuntimeError("down")
+    gateway = gateway_over(
+        model(TOO_LONG, max_input_tokens=9),
+        model(down, max_input_tokens=9),
+        model(down, "back"),
+        cooldown={"failure_threshold": 1},
+    )
+    for name in ("strong", "backup"):
+        with pytest.raises(AllModelsFailedError):
+            gateway.invoke("hi", model_preference=name, model_fallback=False)
+    assert who(ask(gateway, "hi")) == "backup"
+
+
+def test_among_those_that_are_full_too() -> None:
+    """Where the others are full, who has no larger window comes after them as well."""
+    busy = [["a", "b"], "free"]
+    models = {
+        "small": model(*busy, max_input_tokens=9),
+        "weak": model(TOO_LONG, max_input_tokens=9),
+        "large": model(*busy),
+    }
+    entries: list[Any] = [
+        {"model_name": name, "model": each, "max_concurrency": None if name == "weak" else 1}
+        for name, each in models.items()
+    ]
+    gateway = GatewayRunnable(models=entries, max_wait=60)
+    held = [
+        gateway.stream("hi", model_preference=name, model_fallback=False)
+        for name in ("small", "large")
+    ]
+    for each in held:
+        next(each)
+
+    class Freeing(SystemClock):
+        """Both become free while a call waits."""
+
+        def sleep(self, seconds: float) -> None:
+            for each in held:
+                each.close()
+
+    assert who(gateway.with_clock(Freeing()).invoke("hi")) == "large"
+
+
 # --- what the input holds --------------------------------------------------------------------
 
 
@@ -199,6 +245,10 @@ def test_a_balance_draws_among_those_that_can(balance: Any) -> None:
     assert "weak" not in names
     if balance == "weighted":
         assert names.count("strong") == names.count("backup") == 10
+        assert who(gateway.invoke("hi")) == "weak"
+    plan = gateway.explain(input=asking(IMAGE))
+    assert plan.order[-1] == "weak"
+    assert plan.shares == {"strong": 0.5, "backup": 0.5}
 
 
 @pytest.mark.parametrize("form", ["invoke", "ainvoke"])
@@ -259,6 +309,19 @@ def test_explain_tells_who_comes_last_and_why() -> None:
     bound = gateway.bind_tools([tool]).explain()  # type: ignore[attr-defined]
     assert bound.order == ("strong", "weak")
     assert [each.reason for each in bound.deferred] == ["its profile calls no tools"]
+
+
+def test_explain_tells_one_reason_each() -> None:
+    """Who cannot take the input and is limited too is told once."""
+    entries: list[Any] = [
+        {"model_name": "weak", "model": model(image_inputs=False), "rpm": 1},
+        {"model_name": "strong", "model": model()},
+    ]
+    gateway = GatewayRunnable(models=entries)
+    gateway.invoke("hi")
+    assert [each.reason for each in gateway.explain().deferred] == ["limited, 1 requests a minute"]
+    [told] = gateway.explain(input=asking(IMAGE)).deferred
+    assert told.reason == "its profile takes no images"
 
 
 def test_a_real_clients_profile() -> None:
