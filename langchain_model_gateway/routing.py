@@ -202,8 +202,7 @@ class Routing:
             return closed
 
         def pick(pending: Sequence[Target]) -> Target:
-            able = [each for each in pending if each.model_name not in behind]
-            return self.pick(able or pending, present, no_size, streams=False, advance=False)
+            return self.pick(pending, present, no_size, streams=False, advance=False)
 
         def when_free(full: Sequence[Target]) -> Iterator[Choice]:
             return ((target, (), True) for target in full)

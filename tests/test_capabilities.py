@@ -119,12 +119,12 @@ def test_among_those_in_cooldown_too(ask: CallForm) -> None:
     """Where the others are in cooldown, who has no larger window comes after them as well."""
     down = RuntimeError("down")
     gateway = gateway_over(
-        model(TOO_LONG, max_input_tokens=9),
         model(down, max_input_tokens=9),
+        model(TOO_LONG, max_input_tokens=9),
         model(down, "back"),
         cooldown={"failure_threshold": 1},
     )
-    for name in ("strong", "backup"):
+    for name in ("weak", "backup"):
         with pytest.raises(AllModelsFailedError):
             gateway.invoke("hi", model_preference=name, model_fallback=False)
     assert who(ask(gateway, "hi")) == "backup"
