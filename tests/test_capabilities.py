@@ -119,7 +119,7 @@ def test_among_those_in_cooldown_too(ask: CallForm) -> None:
     """Where the others are in cooldown, who has no larger window comes after them as well."""
     down = RuntimeError("down")
     gateway = gateway_over(
-        model(down, max_input_tokens=9),
+        model(down, "late", max_input_tokens=9),
         model(TOO_LONG, max_input_tokens=9),
         model(down, "back"),
         cooldown={"failure_threshold": 1},
