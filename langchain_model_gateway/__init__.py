@@ -4,7 +4,7 @@
 from langchain_core.runnables import RunnableSerializable as _RunnableSerializable  # noqa: F401
 
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
-from langchain_model_gateway.diagnosis import Finding
+from langchain_model_gateway.diagnosis.findings import Finding
 from langchain_model_gateway.documents import ConfigError, ConfigProblem
 from langchain_model_gateway.errors import (
     AllContextsOverflowedError,

@@ -13,7 +13,9 @@ from typing import Any, Final, NamedTuple
 from langchain_model_gateway.admission import Closed, Permit, Then
 from langchain_model_gateway.admission.limits import size_of
 from langchain_model_gateway.attempt import Attempt
-from langchain_model_gateway.classify import is_retryable, retry_after
+from langchain_model_gateway.capabilities import MESSAGES
+from langchain_model_gateway.classify import is_context_overflow, is_retryable, retry_after
+from langchain_model_gateway.errors import SkippedModel
 from langchain_model_gateway.progress import Progress
 from langchain_model_gateway.routing import Choice, Routing, route
 from langchain_model_gateway.target import Target
@@ -39,6 +41,7 @@ class Call(Progress):
         fallback: Whether another deployment is tried when the first choice fails.
         affinity: What goes to the same deployment as long as it can, such as a thread's id.
         is_stream: Whether it is asked for a stream.
+        has_tools: Whether tools are among its keywords.
     """
 
     __slots__ = ("_attempt", "_order", "_pick", "_size", "_value")
@@ -52,6 +55,7 @@ class Call(Progress):
         fallback: bool = True,
         affinity: object = None,
         is_stream: bool = False,
+        has_tools: bool = False,
     ) -> None:
         super().__init__(routing, fallback=fallback, is_stream=is_stream)
         self._attempt: Attempt | None = None
@@ -60,6 +64,16 @@ class Call(Progress):
         self._pick = self._next if is_drawn else None
         self._size: int | None = None
         self._value = value
+        if routing.lacks:
+            is_plain = value.__class__ is str
+            if value.__class__ is list:  # written out: plain text is to cost no function call
+                for message in value:
+                    if message.__class__ not in MESSAGES or message.content.__class__ is not str:
+                        break
+                else:
+                    is_plain = True
+            if not is_plain or has_tools or routing.has_vain_tools:
+                self.behind = routing.unable(value, has_tools=has_tools)
         if (policy := routing.rules.hedge) is not None:
             routing.hedges.earn(policy.budget)
         if routing.exchange is not None and not routing.exchange.is_started:
@@ -81,6 +95,7 @@ class Call(Progress):
             Target.enter,
             pick=self._pick,
             when_free=self._when_free,
+            behind=self.behind,
         )
         try:
             for step in steps:
@@ -96,6 +111,7 @@ class Call(Progress):
                     return
                 if not self.fallback:
                     break
+                self._put_smaller_behind()
             if self.answer is None:  # else the last structured output, unparsed
                 raise self.gave_up()
         finally:
@@ -134,6 +150,20 @@ class Call(Progress):
             if isinstance(entry, Closed):
                 return
             permits = entry
+
+    def _put_smaller_behind(self) -> None:
+        """After a context overflow, those whose window is no larger come last."""
+        targets = self.routing.targets
+        for failure in self.failures:
+            most = targets[failure.model_name].window
+            if most is None or not is_context_overflow(failure.exception):
+                continue
+            tried = {each.model_name for each in self.failures}
+            for target in self._order:
+                if target.window and target.window <= most and target.model_name not in tried:
+                    reason = f"its window of {target.window:,} tokens is no larger"
+                    skip = SkippedModel(target.model_name, reason)
+                    self.behind.setdefault(target.model_name, skip)
 
     def _is_restricted(self, target: Target) -> bool:
         """Whether a window has begun while a place was waited for; then it is noted."""
@@ -175,6 +205,8 @@ class Call(Progress):
 
     def _next(self, pending: Sequence[Target]) -> Target:
         routing = self.routing
+        if self.behind:  # not drawn before its turn, which would advance a round-robin
+            pending = [each for each in pending if each.model_name not in self.behind] or pending
         return routing.pick(pending, routing.clock, self.size, streams=self.is_stream, advance=True)
 
     def size(self) -> int:
@@ -221,9 +253,9 @@ class Call(Progress):
         return self.fallback and bool(self._free({each.model_name for each in self.failures}))
 
     def _free(self, tried: Collection[str]) -> list[Target]:
-        """The deployments that were not tried yet and may be asked now."""
-        clock, size = self.routing.clock, self.size
-        untried = (target for target in self._order if target.model_name not in tried)
+        """The deployments that were not tried yet, can take the request and may be asked now."""
+        clock, size, passed = self.routing.clock, self.size, {*tried, *self.behind}
+        untried = (target for target in self._order if target.model_name not in passed)
         return [target for target in untried if target.closed(clock, size) is None]
 
     # --- hedging -----------------------------------------------------------------------------

@@ -99,6 +99,15 @@ def endpoint(model: object) -> tuple[object, ...] | None:
     return (client.library, _provider_prefix(client, model), *places, *sorted(map(str, keys)))
 
 
+def bound_keywords(model: object) -> Keywords:
+    """The keywords that the bindings around a model have bound, the outermost first."""
+    found: dict[str, Any] = {}
+    while isinstance(model, RunnableBindingBase):
+        found = {**model.kwargs, **found}
+        model = model.bound
+    return found
+
+
 def profile(model: object) -> Mapping[str, Any]:
     """What a model says it can do; empty where it says nothing."""
     found = _peek(model, "profile")

@@ -71,7 +71,7 @@ def _turn(deferred: SkippedModel | None, share: float | None) -> str:
     """When the turn of one that would be tried comes."""
     if deferred is None:
         return "would be tried" + ("" if share is None else f", {share:.0%} of the load")
-    is_last = deferred.reason.startswith("in cooldown")
+    is_last = deferred.reason.startswith(("in cooldown", "its "))
     return f"{'last resort' if is_last else 'would wait'}: {deferred.describe()}"
 
 

@@ -56,11 +56,13 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
         config, affinity = run.config, None
         preference = fallback = None
+        has_tools = False
         if kwargs or config is not None:
             preference = _setting(PREFERENCE, config, kwargs)
             fallback = _setting(FALLBACK, config, kwargs)
         if kwargs:
             check_keywords(kwargs)
+            has_tools = bool(kwargs.get("tools"))
         if preference is None or preference == "":  # given "", whatever the config says
             preference = self.model_preference
         if fallback is None:
@@ -74,6 +76,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
             fallback=fallback,
             affinity=affinity,
             is_stream=is_stream,
+            has_tools=has_tools,
         )
 
     @override

@@ -244,13 +244,18 @@ def no_model_available(skipped: Sequence[SkippedModel]) -> NoModelAvailableError
 
 
 def all_models_failed(
-    failures: Sequence[FailedAttempt], skipped: Sequence[SkippedModel], because: str = ""
+    failures: Sequence[FailedAttempt],
+    skipped: Sequence[SkippedModel],
+    because: str = "",
+    behind: Sequence[SkippedModel] = (),
 ) -> AllModelsFailedError:
-    """The error for a call whose every attempt failed."""
+    """The error for a call whose every attempt failed; `behind`: who was put last, and why."""
     tried = len({failure.model_name for failure in failures})
     story = f"All {tried} available models failed{because}: {_listed(failures)}"
     if skipped:
         story += f". Not tried: {_listed(skipped)}"
+    if behind:
+        story += f". Put last: {_listed(behind)}"
     overflowed = all(is_context_overflow(failure.exception) for failure in failures)
     kind_of_error = AllContextsOverflowedError if overflowed else AllModelsFailedError
     return kind_of_error(story, failures, skipped)

@@ -31,7 +31,7 @@ from langchain_model_gateway._text import one_line
 from langchain_model_gateway.balance import Balance
 from langchain_model_gateway.chat_model import ChatModelFace
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
-from langchain_model_gateway.diagnosis import Finding
+from langchain_model_gateway.diagnosis.findings import Finding
 from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
 from langchain_model_gateway.events import EventFunction, check_function
 from langchain_model_gateway.guards import Guards
@@ -361,13 +361,18 @@ class GatewayRunnable(RoutedCalls):
         return len(self.models)
 
     def explain(
-        self, model_preference: str | None = None, at: datetime | None = None
+        self,
+        model_preference: str | None = None,
+        at: datetime | None = None,
+        *,
+        input: LanguageModelInput = "",
     ) -> RoutingPlan:
         """What a call would do, without making it.
 
         Args:
             model_preference: The deployment to try first; the gateway's own if left out.
             at: An aware moment; now if left out.
+            input: The call's input: who cannot take its images, audio, video or PDF comes last.
 
         Returns:
             Who would be tried in which order, and who not, why and until when. It prints as a
@@ -385,7 +390,7 @@ class GatewayRunnable(RoutedCalls):
                 f"at={at.isoformat()} is naive; give it a timezone: datetime(..., tzinfo=UTC)"
             )
         preference = self.model_preference if model_preference is None else model_preference
-        return self._routing.plan(preference, at)
+        return self._routing.plan(preference, at, input)
 
     def diagnose(self) -> list[Finding]:
         """What would hurt in production, found without a call; `[]` when all is well.
@@ -399,6 +404,11 @@ class GatewayRunnable(RoutedCalls):
             cooldown=self.cooldown,
             timeout=self.timeout,
             exceptions_to_handle=self.exceptions_to_handle,
+            balance=self.balance,
+            max_wait=self.max_wait,
+            hedge=self.hedge,
+            fallback=self.model_fallback,
+            shares_state=self.state is not None,
         )
 
     def _repr_html_(self) -> str:

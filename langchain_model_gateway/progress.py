@@ -27,6 +27,7 @@ class Progress:
     Attributes:
         answer: What the call has come to.
         attempts: How many attempts have begun.
+        behind: Those that come last, as they cannot take the request, and why; by name.
         deadline: When the call's time is up, in monotonic seconds.
         failures: Every failed attempt so far.
         is_answered: Whether an attempt has answered; in a stream, has begun to.
@@ -36,22 +37,14 @@ class Progress:
     """
 
     __slots__ = (
-        *(
-            "answer",
-            "attempts",
-            "deadline",
-            "failures",
-            "fallback",
-            "is_answered",
-            "is_late",
-            "is_stream",
-        ),
-        *("raced", "routing", "skipped"),
+        *("answer", "attempts", "behind", "deadline", "failures", "fallback", "is_answered"),
+        *("is_late", "is_stream", "raced", "routing", "skipped"),
     )
 
     def __init__(self, routing: Routing, *, fallback: bool, is_stream: bool) -> None:
         self.answer: Any = None
         self.attempts = 0
+        self.behind: dict[str, SkippedModel] = {}
         self.deadline: float | None = None
         self.failures: tuple[FailedAttempt, ...] = ()
         self.fallback = fallback
@@ -82,7 +75,9 @@ class Progress:
         """The error that tells all."""
         error: ModelRouterError
         if self.failures:
-            error = all_models_failed(self.failures, self.skipped, because)
+            error = all_models_failed(
+                self.failures, self.skipped, because, tuple(self.behind.values())
+            )
         else:
             error = no_model_available(self.skipped)
         for each in self.routing.listeners.all:

@@ -3,7 +3,7 @@
 Sans-I/O: nothing here waits or does input or output; time comes from outside.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -17,6 +17,7 @@ from langchain_model_gateway._logger import logger
 from langchain_model_gateway.admission import Closed, Moment, Permit, Size, Then
 from langchain_model_gateway.answers import is_callers_bug
 from langchain_model_gateway.balance import draw, ranked
+from langchain_model_gateway.capabilities import needs, why_not
 from langchain_model_gateway.classify import is_control_flow
 from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
@@ -81,6 +82,8 @@ class Routing:
     listeners: Listeners
     hedges: HedgeBudget
     exchange: Exchange | None
+    lacks: frozenset[str]
+    has_vain_tools: bool
     _orders: dict[object, tuple[Target, ...]] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -101,7 +104,9 @@ class Routing:
         by_name = {target.model_name: target for target in targets}
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
         shared = memory.hedges, memory.exchange
-        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listeners, *shared)
+        lacks = frozenset[str]().union(*(each.lacks for each in targets))
+        own = lacks, any(each.has_tools and "tool_calling" in each.lacks for each in targets)
+        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listeners, *shared, *own)
 
     def order(
         self, preference: object, affinity: object = None, *, is_only: bool = False
@@ -135,6 +140,18 @@ class Routing:
             order = tuple(each.asked_for(str(preference)) for each in order)
         return self._orders.setdefault(preference, order)
 
+    def unable(self, value: Any, *, has_tools: bool = False) -> dict[str, SkippedModel]:
+        """Those that cannot take a request, as their profiles say, and why; by name."""
+        if not self.lacks:
+            return {}
+        needed = needs(value, has_tools=has_tools)
+        found: dict[str, SkippedModel] = {}
+        for name, target in self.targets.items():
+            own = needed | {"tool_calling"} if target.has_tools else needed
+            if (reason := why_not(own, target.lacks)) is not None:
+                found[name] = SkippedModel(name, reason)
+        return found
+
     def _named(self, name: object, *, is_strict: bool) -> Target | None:
         if isinstance(name, str) and (target := self._by_path.get(name)) is not None:
             return target
@@ -166,12 +183,13 @@ class Routing:
         uniform, now = self.clock.uniform, at.monotonic()
         return draw(self.rules.balance, candidates, uniform, now, streams=streams, advance=advance)
 
-    def plan(self, preference: object, at: datetime | None = None) -> RoutingPlan:
+    def plan(self, preference: object, at: datetime | None = None, value: Any = "") -> RoutingPlan:
         """What a call now, or at that moment, would do, if nothing else happens until then."""
         present: Moment = self.clock
         if at is not None:
             present = Then(present, (at - present.now()).total_seconds(), at)
-        deferred: list[SkippedModel] = []
+        behind = self.unable(value)
+        deferred: list[SkippedModel] = [*behind.values()]
 
         def look(target: Target, at: Moment, size: Size, *, is_last_resort: bool = False) -> Any:
             closed = target.closed(at, size)
@@ -179,7 +197,8 @@ class Routing:
                 return closed or ()
             if closed.kind != "full" and is_last_resort:
                 return ()
-            deferred.append(target.skip(closed))
+            if target.model_name not in behind:
+                deferred.append(target.skip(closed))
             return closed
 
         def pick(pending: Sequence[Target]) -> Target:
@@ -189,13 +208,14 @@ class Routing:
             return ((target, (), True) for target in full)
 
         order = self.order(preference)
-        choices = list(route(order, present, no_size, look, pick=pick, when_free=when_free))
+        steps = route(order, present, no_size, look, pick=pick, when_free=when_free, behind=behind)
+        choices = list(steps)
         return RoutingPlan(
             order=tuple(t.model_name for t, entry, _ in choices if not isinstance(entry, Closed)),
             skipped=tuple(t.skip(entry) for t, entry, _ in choices if isinstance(entry, Closed)),
             deferred=tuple(dict.fromkeys(deferred)),
             at=present.now() if at is None else at,
-            shares=self._shares(order, present),
+            shares=self._shares([each for each in order if each.model_name not in behind], present),
         )
 
     def _shares(self, order: Sequence[Target], at: Moment) -> Mapping[str, float]:
@@ -221,6 +241,7 @@ def route(
     *,
     pick: Pick | None,
     when_free: Callable[[Sequence[Target]], Iterator[T]],
+    behind: Container[str] = (),
 ) -> Iterator[Choice | T]:
     """Yield each deployment when its turn has come.
 
@@ -235,10 +256,16 @@ def route(
         enter: `Target.enter`, or what only looks.
         pick: Which one of those that are left is next; `None`: the first.
         when_free: What to do about those that are full.
+        behind: The names of those that come after all others, as they cannot take the request;
+            looked at when their turn comes.
     """
     deferred: list[tuple[bool, datetime, Target]] = []
     full: list[Target] = []
+    last: list[Target] = []
     for target in order if pick is None else _picked(order, pick):
+        if target.model_name in behind:
+            last.append(target)
+            continue
         entry = enter(target, at, size) if target.admissions else ()
         if not isinstance(entry, Closed) or entry.kind == "restricted":
             yield target, entry, False
@@ -247,13 +274,19 @@ def route(
         else:
             deferred.append((entry.kind == "cooldown", entry.until or _FAR, target))
     for _, _, target in sorted(deferred, key=itemgetter(0, 1)):
+        if target.model_name in behind:
+            last.append(target)
+            continue
         entry = enter(target, at, size, is_last_resort=True)
         if isinstance(entry, Closed) and entry.kind == "full":
             full.append(target)
         else:
             yield target, entry, True
     if full:
-        yield from when_free(full)
+        last += [each for each in full if each.model_name in behind]
+        yield from when_free([each for each in full if each.model_name not in behind])
+    if last:
+        yield from route(last, at, size, enter, pick=pick, when_free=when_free)
 
 
 def _picked(order: Sequence[Target], pick: Pick) -> Iterator[Target]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.runnables import Runnable
 
+from langchain_model_gateway import capabilities, clients
 from langchain_model_gateway.admission import Admission, Closed, Moment, Outcome, Permit, Size
 from langchain_model_gateway.admission.cooldown import Cooldown
 from langchain_model_gateway.admission.limits import Limits
@@ -47,8 +48,9 @@ class Target:
     """A deployment, ready to be asked: what its calls need, worked out once."""
 
     __slots__ = (
-        *("_deployment", "admissions", "client", "counts_tokens", "hanging", "load", "model"),
-        *("model_name", "provider", "stall_timeout", "tier", "timeout", "turn", "weight"),
+        *("_deployment", "admissions", "client", "counts_tokens", "hanging", "has_tools", "lacks"),
+        *("load", "model", "model_name", "provider", "stall_timeout", "tier", "timeout", "turn"),
+        *("weight", "window"),
     )
 
     def __init__(
@@ -69,6 +71,9 @@ class Target:
         self.tier: float = deployment.tier
         self.weight = deployment.weight
         self.counts_tokens = deployment.tpm is not None
+        profile = clients.profile(deployment.inner_model)
+        self.lacks, self.window = capabilities.lacks(profile), capabilities.window(profile)
+        self.has_tools = bool(capabilities.bound_tools(deployment.model))
         self.hanging: Hanging = state.hanging
         self.load: Load = state.load
         self.turn: Turn = state.turn

@@ -1,18 +1,31 @@
 """`diagnose()`: each thing that would hurt in production, with its exact cost, and nothing else."""
 
+import pickle
 import re
+import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, time, timedelta
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import openai
 import pytest
 from freezegun import freeze_time
+from langchain.chat_models import init_chat_model
+from langchain_anthropic import ChatAnthropic
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_openai import ChatOpenAI
 
-from langchain_model_gateway import Finding, GatewayRunnable, RetryPolicy
+from langchain_model_gateway import (
+    Finding,
+    GatewayRunnable,
+    HedgePolicy,
+    RedisState,
+    RetryPolicy,
+)
+from langchain_model_gateway.diagnosis import processes
 from tests.models import NEVER, ScriptedChatModel, gateway_over, says
 
 DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -654,3 +667,284 @@ def test_a_name_cannot_forge_a_line(shown: Callable[[Any], str]) -> None:
         {"model_name": "strong\nERROR: forged", "model": profiled(max_input_tokens=8)},
     ]
     assert "\nERROR" not in shown(diagnosis(GatewayRunnable(models=models)))
+
+
+# --- traffic ---------------------------------------------------------------------------------
+
+
+def claude(**fields: Any) -> ChatAnthropic:
+    settings: dict[str, Any] = {
+        "model": "claude-sonnet-4-5",
+        "api_key": "sk-ant",
+        "max_retries": 0,
+        "timeout": 10,
+        "profile": {"tool_calling": True},  # its window is larger than others', which is a finding
+    }
+    return ChatAnthropic(**{**settings, **fields})
+
+
+def made(**fields: Any) -> Any:
+    """A client as a string in a configuration makes it."""
+    key = "sk-made-0123456789"
+    return init_chat_model("openai:gpt-4o-mini", api_key=key, max_retries=0, timeout=10, **fields)
+
+
+def traffic(*entries: Any, **rules: Any) -> GatewayRunnable:
+    """A gateway over models, each with its limits; cooldown is on, so that hangs are no finding."""
+    names = ("weak", "strong", "backup")
+    models = [
+        {"model_name": name, **(entry if isinstance(entry, dict) else {"model": entry})}
+        for name, entry in zip(names, entries, strict=False)
+    ]
+    return GatewayRunnable(models=models, **{"cooldown": {}, **rules})
+
+
+def limited(model: Any, **limits: Any) -> dict[str, Any]:
+    return {"model": model, **limits}
+
+
+LIMITER = InMemoryRateLimiter(requests_per_second=0.5)
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sign of other processes."""
+    for name in ("WEB_CONCURRENCY", "SERVER_SOFTWARE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(processes, "multiprocessing", SimpleNamespace(parent_process=lambda: None))
+
+
+@pytest.mark.parametrize("model", [client, claude, made], ids=["openai", "anthropic", "by name"])
+def test_settings_for_traffic_can_be_all_well(model: Callable[..., Any]) -> None:
+    """Balance, limits, waits and hedges that fit are no finding, on every real client."""
+    gateway = traffic(
+        limited(model(stream_usage=True), rpm=60, tpm=9000, max_concurrency=4, timeout=20),
+        limited(client("strong", stream_usage=True), rpm=60, tpm=9000, timeout=20),
+        balance="fastest",
+        hedge=HedgePolicy(),
+        max_wait=10,
+        timeout=60,
+    )
+    assert diagnosis(gateway) == []
+
+
+@pytest.mark.parametrize("model", [client, claude, made], ids=["openai", "anthropic", "by name"])
+def test_a_clients_own_rate_limiter(
+    model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limiter inside a client is told with its pace, and that it does not travel."""
+    gateway = traffic(model(rate_limiter=LIMITER).bind(stop=["x"]), client("strong"))
+    findings = {each.code: each for each in diagnosis(gateway)}
+    assert findings.keys() == {"client-rate-limiter", "rate-limiter-not-pickled"}
+    assert "sleeps inside the attempt 2 s for each request" in (
+        findings["client-rate-limiter"].message
+    )
+    assert findings["client-rate-limiter"].advice.endswith("give the deployment rpm=30")
+    assert {each.model_names for each in findings.values()} == {("weak",)}
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    travelled = pickle.loads(pickle.dumps(traffic(made(rate_limiter=LIMITER), made())))
+    assert travelled.models[0].model.rate_limiter is None
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (lambda: client(stream_usage=False), True),
+        (client, True),  # at an address of its own, langchain-openai leaves usage out
+        (lambda: client(stream_usage=True), False),
+        (lambda: client(stream_usage=False).bind(stream_usage=True), False),
+        (lambda: client().bind(stream_options={"include_usage": True}), False),
+        (lambda: client(model_kwargs={"stream_options": {"include_usage": True}}), False),
+        (lambda: client(stream_usage=True).bind(stream_usage=False), True),
+        (lambda: client(use_responses_api=True), False),
+        (claude, False),
+        (lambda: claude(stream_usage=False), True),
+        (made, False),
+        (lambda: says("a"), False),
+    ],
+)
+def test_tokens_that_no_stream_tells(model: Callable[[], Any], found: bool) -> None:
+    """A token limit on a client that leaves usage out of streams is told."""
+    for limit in ({"tpm": 9000}, {"rpm": 60}):
+        findings = diagnosis(traffic(limited(model(), **limit), client("strong")))
+        is_expected = found and "tpm" in limit
+        assert [f.code for f in findings] == (["tokens-not-told"] if is_expected else [])
+    for finding in findings:
+        assert "9,000 tokens a minute" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("limits", "rules", "found"),
+    [
+        ({"max_concurrency": 4}, {}, True),
+        ({"max_concurrency": 4}, {"max_wait": 0}, False),
+        ({"max_concurrency": 4}, {"timeout": 60}, False),
+        ({"rpm": 4}, {}, False),
+    ],
+)
+def test_waits_without_an_end(limits: Any, rules: Any, found: bool) -> None:
+    """Places that calls wait for as long as it takes are told, unless anything ends the wait."""
+    gateway = traffic(limited(client(), **limits), client("strong"), **rules)
+    assert [f.code for f in diagnosis(gateway)] == (["unbounded-wait"] if found else [])
+    for finding in diagnosis(gateway):
+        assert "with 4 attempts under way" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("delay", "limits", "rules", "found"),
+    [
+        (5, {"timeout": 5}, {}, True),
+        (4.9, {"timeout": 5}, {}, False),
+        (10, {}, {}, True),  # the client's own timeout
+        (9, {}, {}, False),
+        (8, {"timeout": 9}, {"timeout": 8}, True),
+    ],
+)
+def test_a_hedge_that_comes_too_late(delay: float, limits: Any, rules: Any, found: bool) -> None:
+    """A hedge not before the end of an attempt, whatever ends it, is told with both numbers."""
+    hedge = HedgePolicy(delay=delay)
+    gateway = traffic(limited(client(), **limits), says("b"), hedge=hedge, **rules)
+    codes = [f for f in diagnosis(gateway) if f.code == "hedge-too-late"]
+    assert ("weak",) in [f.model_names for f in codes] if found else codes == []
+    for finding in codes:
+        assert f"after {delay:g} s" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("entries", "windows", "rules", "found"),
+    [
+        (1, (), {}, True),
+        (2, (), {"model_fallback": False}, True),
+        (2, (), {}, False),
+        (2, ([], NEVER), {}, True),
+        (2, ([("06:00", "18:00")], [("18:00", "06:00")]), {}, True),
+        (2, ([("06:00", "18:00")], [("18:00", "05:59")]), {}, False),
+        (3, ([], NEVER, []), {}, False),
+    ],
+)
+def test_a_hedge_with_nobody_to_ask(entries: int, windows: Any, rules: Any, found: bool) -> None:
+    """A hedge is of no use where no two deployments may be used at the same time."""
+    each = [limited(says("a"), time_constraints=w) for w in (*windows, *[None] * 3)][:entries]
+    findings = diagnosis(traffic(*each, hedge=HedgePolicy(), **rules))
+    assert ("hedge-has-no-second" in {f.code for f in findings}) is found
+    without = diagnosis(traffic(*each, **rules))
+    assert "hedge-has-no-second" not in {f.code for f in without}
+
+
+@pytest.mark.parametrize(
+    ("tiers", "found"), [((0, 1), True), ((0, 0), False), ((0, 1, 1), False), ((0,), True)]
+)
+def test_a_balance_with_nobody_to_share(tiers: Any, found: bool) -> None:
+    """A balance is told as of no effect where each tier has one deployment."""
+    gateway = traffic(*(limited(says("a"), tier=t) for t in tiers), balance="weighted")
+    assert ("balance-has-no-effect" in {f.code for f in diagnosis(gateway)}) is found
+    plain = traffic(*(limited(says("a"), tier=t) for t in tiers))
+    assert "balance-has-no-effect" not in {f.code for f in diagnosis(plain)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "other", "found"),
+    [
+        ({"rpm": 60}, {"rpm": 40}, client, "100 requests"),
+        ({"tpm": 6000}, {"tpm": 4000}, client, "10,000 tokens"),
+        ({"rpm": 60}, {}, client, None),
+        ({"rpm": 60}, {"tpm": 4000}, client, None),
+        ({"rpm": 60}, {"rpm": 40}, lambda **f: client("strong", **f), None),
+        ({"rpm": 60}, {"rpm": 40}, lambda **f: client(model="gpt-4o", **f), None),
+    ],
+)
+def test_limits_that_the_provider_counts_together(
+    first: Any, second: Any, other: Any, found: str | None
+) -> None:
+    """Two limits for one model, endpoint and key allow their sum, which is told."""
+    gateway = traffic(
+        limited(client(stream_usage=True), **first), limited(other(stream_usage=True), **second)
+    )
+    told = [f for f in diagnosis(gateway) if f.code == "separate-limits-on-one-key"]
+    assert [f.model_names for f in told] == ([("weak", "strong")] if found else [])
+    for finding in told:
+        assert f"allow {found} a minute in all" in finding.message
+        assert KEYS["weak"] not in str(finding)
+
+
+SEARCHES = [
+    ({"type": "web_search"}, "web_search"),
+    ({"type": "web_search_20250305", "name": "web_search"}, "web_search"),
+    ({"type": "code_interpreter", "container": {"type": "auto"}}, "code_interpreter"),
+    ({"google_search": {}}, "google_search"),
+]
+
+
+@pytest.mark.parametrize(("tool", "name"), SEARCHES)
+def test_a_hedge_runs_a_providers_tools_twice(tool: Any, name: str) -> None:
+    """Tools that run at the provider are told with the share of calls that may run them twice."""
+    hedge = HedgePolicy(budget=0.1)
+    models = client().bind(tools=[tool]), says("b")
+    finding = the_finding(traffic(*models, hedge=hedge), "hedge-with-server-tools")
+    assert f"runs {name} itself: up to 0.1 of all calls" in finding.message
+    assert diagnosis(traffic(*models)) == []
+
+
+@pytest.mark.parametrize("model", [client, claude, made], ids=["openai", "anthropic", "by name"])
+def test_a_callers_own_tools_may_be_hedged(model: Callable[..., Any]) -> None:
+    """Functions that the caller runs are asked for twice and run once: no finding."""
+
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    gateway = traffic(model(), client("strong"), hedge=HedgePolicy()).bind_tools([add])
+    assert diagnosis(gateway) == []
+    assert diagnosis(traffic(claude().bind_tools([add]), says("b"), hedge=HedgePolicy())) == []
+
+
+@pytest.mark.parametrize(
+    ("sign", "told"),
+    [
+        ({"WEB_CONCURRENCY": "4"}, "WEB_CONCURRENCY is 4, and each process"),
+        ({"WEB_CONCURRENCY": "1"}, None),
+        ({"WEB_CONCURRENCY": "many"}, None),
+        ({"SERVER_SOFTWARE": "gunicorn/23.0.0"}, "a worker of gunicorn"),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("limit", ["rpm", "tpm", "max_concurrency"])
+def test_limits_of_each_process(
+    sign: dict[str, str], told: str | None, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where several processes are likely, limits that each keeps for itself are told."""
+    for name, value in sign.items():
+        monkeypatch.setenv(name, value)
+    models = limited(client(stream_usage=True), **{limit: 60}), client("strong")
+    gateway = traffic(*models, max_wait=5)
+    if told is None:
+        assert diagnosis(gateway) == []
+        return
+    finding = the_finding(gateway, "limits-per-process")
+    assert finding.model_names == ("weak",)
+    assert told in finding.message
+    assert ("up to 4 times" in finding.message) is ("4" in sign.values())
+    assert diagnosis(traffic(client(), client("strong"))) == []
+
+
+def test_limits_that_are_shared_are_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a state that processes share, their number does not matter."""
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    state = RedisState("redis://127.0.0.1:9/0")
+    gateway = traffic(limited(client(), rpm=60), client("strong"), state=state)
+    assert diagnosis(gateway) == []
+
+
+@pytest.mark.parametrize("worker", ["ray", "pool"])
+def test_a_worker_process_is_one_of_several(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of Ray, and a process that another has started, are not alone."""
+    if worker == "ray":
+        monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+        monkeypatch.setattr(sys, "argv", ["/site-packages/ray/_private/workers/default_worker.py"])
+    else:
+        parent = SimpleNamespace(parent_process=object)
+        monkeypatch.setattr(processes, "multiprocessing", parent)
+    finding = the_finding(
+        traffic(limited(client(), rpm=60), client("strong")), "limits-per-process"
+    )
+    assert "several times as much" in finding.message
