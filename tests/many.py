@@ -1,9 +1,10 @@
 """One of many processes, that asks a provider through a gateway; and the provider."""
 
 import http.client
+import multiprocessing
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.synchronize import Barrier
 from typing import Any, Self
@@ -23,8 +24,12 @@ class TooManyRequestsError(Exception):
 class Provider:
     """A real HTTP server that counts its callers' requests in a bucket, or is down."""
 
-    def __init__(self, per_minute: float = 0.0, *, is_down: bool = False) -> None:
+    def __init__(
+        self, per_minute: float = 0.0, *, is_down: bool = False, is_sliding: bool = False
+    ) -> None:
         self.seen: Counter[int] = Counter()
+        self._recent: deque[float] | None = deque() if is_sliding else None
+        self._per_minute = per_minute
         self._interval = 60 / per_minute if per_minute else 0.0
         self._burst = max(per_minute / 10, 5.0)
         self._ends = 0.0
@@ -53,7 +58,14 @@ class Provider:
             now = time.monotonic()
             ends = max(self._ends, now)
             status = 500 if self.is_down else 200
-            if status == 200 and self._interval:
+            if status == 200 and self._recent is not None:
+                while self._recent and self._recent[0] <= now - 60:
+                    self._recent.popleft()
+                if len(self._recent) >= self._per_minute:
+                    status = 429
+                else:
+                    self._recent.append(now)
+            elif status == 200 and self._interval:
                 if ends - now > (self._burst - 1) * self._interval + 1e-6:
                     status = 429
                 else:
@@ -110,3 +122,19 @@ def work(job: dict[str, Any], start: Barrier) -> None:
     for number in range(job["calls"]):
         time.sleep(max(0.0, begun + (number + job["offset"]) * job["pause"] - time.monotonic()))
         model.invoke("hello")
+
+
+def run_many(count: int, **job: Any) -> None:
+    """Let so many processes do a job at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.many"])
+    start = context.Barrier(count)
+    processes = [
+        context.Process(target=work, args=(job | {"offset": number / count}, start), daemon=True)
+        for number in range(count)
+    ]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(120)
+    assert [each.exitcode for each in processes] == [0] * count

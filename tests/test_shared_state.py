@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
@@ -34,7 +33,7 @@ from langchain_model_gateway import (
     RedisState,
 )
 from tests.conftest import CallForm, openai_at
-from tests.many import Provider, TooManyRequestsError, work
+from tests.many import Provider, TooManyRequestsError, run_many
 from tests.models import ScriptedChatModel
 from tests.test_readme import ROOT, blocks
 
@@ -490,22 +489,6 @@ def _forked() -> Iterator[bool]:
     yield False
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-
-
-def run_many(count: int, **job: Any) -> None:
-    """Let so many processes do a job at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.many"])
-    start = context.Barrier(count)
-    processes = [
-        context.Process(target=work, args=(job | {"offset": number / count}, start), daemon=True)
-        for number in range(count)
-    ]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join(40)
-    assert [each.exitcode for each in processes] == [0] * count
 
 
 def test_eight_processes_keep_one_limit(url: str) -> None:
