@@ -1,6 +1,6 @@
 """`GatewayRunnable`: what a gateway is made of, shows of itself and turns into."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from typing_extensions import override
 
 from langchain_model_gateway import config as configuration
-from langchain_model_gateway import diagnosis, display, loading, serialization
+from langchain_model_gateway import diagnosis, loading, serialization
 from langchain_model_gateway._arguments import (
     CLASS_NOT_INSTANCE,
     AnySeconds,
@@ -32,7 +32,7 @@ from langchain_model_gateway.balance import Balance
 from langchain_model_gateway.chat_model import ChatModelFace
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis.findings import Finding
-from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
+from langchain_model_gateway.drivers import FALLBACK, PREFERENCE
 from langchain_model_gateway.events import EventFunction, check_function
 from langchain_model_gateway.guards import Guards
 from langchain_model_gateway.listeners import Listeners
@@ -51,15 +51,15 @@ from langchain_model_gateway.sharing import SharedState
 from langchain_model_gateway.state import Memory
 from langchain_model_gateway.target import Rules
 from langchain_model_gateway.timing import Clock, SystemClock
+from langchain_model_gateway.views import ShownCalls
 
 if TYPE_CHECKING:
-    from langchain_core.runnables.graph import Graph
     from langchain_core.utils.pydantic import TypeBaseModel
 
 G = TypeVar("G", bound="GatewayRunnable")
 
 
-class GatewayRunnable(RoutedCalls):
+class GatewayRunnable(ShownCalls):
     """Several named chat models as one `Runnable`.
 
     A call goes to the caller's preferred deployment first, then to the others in list order. Those
@@ -360,6 +360,14 @@ class GatewayRunnable(RoutedCalls):
     def __len__(self) -> int:
         return len(self.models)
 
+    @override
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # not pydantic's fields
+        return iter(self.model_names)
+
+    def keys(self) -> tuple[str, ...]:
+        """`model_names`; with it `dict(gateway)` gives the deployments by name."""
+        return self.model_names
+
     def explain(
         self,
         model_preference: str | None = None,
@@ -411,14 +419,6 @@ class GatewayRunnable(RoutedCalls):
             shares_state=self.state is not None,
         )
 
-    def _repr_html_(self) -> str:
-        return display.gateway_html(self.get_name(), self.models, self._routing.clock.now())
-
-    @override
-    def get_graph(self, config: RunnableConfig | None = None) -> "Graph":
-        takes, gives = self.get_input_schema(config), self.get_output_schema(config)
-        return display.gateway_graph(self.models, takes, gives)
-
     @override
     def __dir__(self) -> list[str]:
         # What an editor offers; pydantic's own names work as ever and would hide ours.
@@ -438,7 +438,8 @@ class GatewayRunnable(RoutedCalls):
     @override
     def __eq__(self, other: object) -> bool:
         # Health and other state are no part of what a gateway is.
-        return type(other) is type(self) and dict(self) == dict(other)
+        values = serialization.values
+        return type(other) is type(self) and values(self) == values(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -588,7 +589,7 @@ class GatewayRunnable(RoutedCalls):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # By way of the constructor, for fresh state; the models' clients are shared.
-        return type(self)(**dict(self))
+        return type(self)(**serialization.values(self))
 
 
 class GatewayChatModel(GatewayRunnable, ChatModelFace):
