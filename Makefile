@@ -92,6 +92,7 @@ instructions: .bench-venv/.ready ## Count the instructions of a healthy call; ne
 	.bench-venv/bin/python -m benchmarks.instructions
 
 screenshots: .screenshots-venv/.ready ## Take pictures of all notebooks in a real JupyterLab, into build/screenshots/. Needs Chromium.
+	@.screenshots-venv/bin/python -m tests.browser.lab
 	.screenshots-venv/bin/python -m pytest $(PYTEST_ARGS) tests/browser
 	.screenshots-venv/bin/python -m tests.browser.screenshots $(NOTEBOOK)
 

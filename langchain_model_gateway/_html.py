@@ -12,7 +12,7 @@ _CAPTION: Final = "padding:4px 8px;text-align:left;font-weight:bold"
 # A name may be one long word, and the window narrow.
 _CELL: Final = (
     "padding:4px 8px;text-align:left;vertical-align:middle;white-space:normal;"
-    "max-width:360px;overflow-wrap:break-word"
+    "max-width:440px;overflow-wrap:break-word"
 )
 
 

@@ -1,6 +1,6 @@
 """`GatewayRunnable`: what a gateway is made of, shows of itself and turns into."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -23,7 +23,6 @@ from langchain_model_gateway._arguments import (
     AnySeconds,
     Seconds,
     shown,
-    unknown_name,
     written_out,
 )
 from langchain_model_gateway._logger import logger
@@ -52,6 +51,7 @@ from langchain_model_gateway.state import Memory
 from langchain_model_gateway.target import Rules
 from langchain_model_gateway.timing import Clock, SystemClock
 from langchain_model_gateway.views import ShownCalls
+from langchain_model_gateway.watch import Watch
 
 if TYPE_CHECKING:
     from langchain_core.utils.pydantic import TypeBaseModel
@@ -342,32 +342,6 @@ class GatewayRunnable(ShownCalls):
         """The deployments' names in list order."""
         return tuple(deployment.model_name for deployment in self.models)
 
-    def _by_name(self) -> dict[str, ModelDeployment]:
-        """Every deployment; one of a gateway inside another's deployment as "outer/inner"."""
-        own = {deployment.model_name: deployment for deployment in self.models}
-        return {**own, **dict(pair for d in self.models for pair in d.by_path().items()), **own}
-
-    def __getitem__(self, model_name: str) -> ModelDeployment:
-        known = self._by_name()
-        try:
-            return known[model_name]
-        except (KeyError, TypeError):
-            raise KeyError(unknown_name(model_name, known)) from None
-
-    def __contains__(self, model_name: object) -> bool:
-        return isinstance(model_name, str) and model_name in self._by_name()
-
-    def __len__(self) -> int:
-        return len(self.models)
-
-    @override
-    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # not pydantic's fields
-        return iter(self.model_names)
-
-    def keys(self) -> tuple[str, ...]:
-        """`model_names`; with it `dict(gateway)` gives the deployments by name."""
-        return self.model_names
-
     def explain(
         self,
         model_preference: str | None = None,
@@ -418,6 +392,17 @@ class GatewayRunnable(ShownCalls):
             fallback=self.model_fallback,
             shares_state=self.state is not None,
         )
+
+    def watch(self) -> Watch:
+        """A live view: the table, kept up to date while calls run, and what goes wrong in them.
+
+        Use it as a notebook cell's last value, or with `with gateway.watch(): ...`; in a terminal
+        it is shown at once. The end of the block ends it, and so does its `close()`.
+
+        Raises:
+            ImportError: If the extra `notebook` is not installed.
+        """
+        return Watch(self.get_name(), self.models, self._routing)
 
     @override
     def __dir__(self) -> list[str]:

@@ -80,7 +80,7 @@ class Overview(NamedTuple):
         lines = [header, *rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         aligned = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-        return "\n".join([self._title(), *aligned])
+        return "\n".join([self._title(), *aligned, *self.news])
 
     def html(self) -> str:
         """For a notebook; all of it can be read without any style."""

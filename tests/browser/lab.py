@@ -138,3 +138,7 @@ def _wait_for(url: str, seconds: float = 60) -> None:
             time.sleep(0.2)
         else:
             return
+
+
+if __name__ == "__main__":
+    chromium()

@@ -16,6 +16,34 @@ from tests.models import says
 
 pytestmark = pytest.mark.timeout(240)
 
+OUTAGE = """
+import time
+from itertools import count
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_model_gateway import CooldownPolicy, GatewayRunnable
+
+calls = count()
+
+def first(_):
+    time.sleep(0.1)
+    if next(calls) == 20:
+        raise ConnectionError("down")
+    return AIMessage("an answer")
+
+def second(_):
+    time.sleep(0.1)
+    return AIMessage("an answer")
+
+gateway = GatewayRunnable(
+    models=[
+        {"model_name": "first", "model": RunnableLambda(first), "rpm": 6000},
+        {"model_name": "second", "model": RunnableLambda(second), "max_concurrency": 4},
+    ],
+    cooldown=CooldownPolicy(failure_threshold=1, duration=4),
+)
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -80,3 +108,23 @@ def test_a_graph_is_drawn(running: Lab, folder: Path) -> None:
     drawing = running.page.locator(".jp-RenderedMermaid img, .jp-RenderedMermaid svg").first
     drawing.wait_for(timeout=30_000)
     assert box(running.page, ".jp-RenderedMermaid img, .jp-RenderedMermaid svg")["height"] > 100
+
+
+def test_a_live_view_shows_a_cooldown_begin_and_end(running: Lab, folder: Path) -> None:
+    """While a batch runs through an outage, the cooldown appears, counts down and ends."""
+    cells = (
+        OUTAGE,
+        "view = gateway.watch()\nview",
+        'gateway.batch(["x"] * 600, {"max_concurrency": 4});',
+    )
+    notebook(folder / "live.ipynb", *map(new_code_cell, cells))
+    running.open("live.ipynb", "JupyterLab Light", 1280)
+    page = running.page
+    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    row = page.locator("tr", has_text="first").locator("td").last
+    for text in ("available", "in cooldown for", "available"):
+        row.filter(has_text=text).wait_for(timeout=60_000)
+        running.page.screenshot(path=folder / f"{text}.png")
+    news = page.locator(".jp-OutputArea-output p").first
+    assert "first has answered again: its cooldown has ended" in news.inner_text()
+    assert "first failed after" in news.inner_text()

@@ -160,6 +160,8 @@ for finding in gateway.diagnose():
     assert_type(finding.model_names, tuple[str, ...])
     assert_type(finding.message, str)
     assert_type(finding.advice, str)
+with gateway.watch() as view:
+    view.close()
 mermaid: str = gateway.get_graph().draw_mermaid()
 
 # --- errors ----------------------------------------------------------------------------------
