@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help again demo demo-many hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions build wheel-test clean
+.PHONY: help again demo demo-many hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions screenshots pictures build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -91,6 +91,20 @@ bench: .bench-venv/.ready ## Measure against the peers. QUICK=1 for a first look
 instructions: .bench-venv/.ready ## Count the instructions of a healthy call; needs valgrind.
 	.bench-venv/bin/python -m benchmarks.instructions
 
+screenshots: .screenshots-venv/.ready ## Take pictures of all notebooks in a real JupyterLab, into build/screenshots/. Needs Chromium.
+	@.screenshots-venv/bin/python -m tests.browser.lab
+	.screenshots-venv/bin/python -m pytest $(PYTEST_ARGS) tests/browser
+	.screenshots-venv/bin/python -m tests.browser.screenshots $(NOTEBOOK)
+
+pictures: .screenshots-venv/.ready ## Make the README's pictures anew. Needs Chromium.
+	.screenshots-venv/bin/python -m tests.browser.pictures
+
+.screenshots-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .screenshots-venv
+	@.screenshots-venv/bin/python -m pip install --quiet --upgrade pip
+	@.screenshots-venv/bin/python -m pip install --quiet --editable . --group screenshots
+	@touch $@
+
 .providers-venv/.ready: pyproject.toml
 	@$(PYTHON) -m venv .providers-venv
 	@.providers-venv/bin/python -m pip install --quiet --upgrade pip
@@ -125,7 +139,7 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .venv-* .bench-venv .docs-venv .providers-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+	rm -rf .venv .venv-* .bench-venv .docs-venv .providers-venv .screenshots-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.

@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from typing_extensions import override
 
 from langchain_model_gateway import config as configuration
-from langchain_model_gateway import diagnosis, display, loading, serialization
+from langchain_model_gateway import diagnosis, loading, serialization
 from langchain_model_gateway._arguments import (
     CLASS_NOT_INSTANCE,
     AnySeconds,
     Seconds,
     shown,
-    unknown_name,
     written_out,
 )
 from langchain_model_gateway._logger import logger
@@ -32,7 +31,7 @@ from langchain_model_gateway.balance import Balance
 from langchain_model_gateway.chat_model import ChatModelFace
 from langchain_model_gateway.deployment import DeploymentDict, ModelDeployment
 from langchain_model_gateway.diagnosis.findings import Finding
-from langchain_model_gateway.drivers import FALLBACK, PREFERENCE, RoutedCalls
+from langchain_model_gateway.drivers import FALLBACK, PREFERENCE
 from langchain_model_gateway.events import EventFunction, check_function
 from langchain_model_gateway.guards import Guards
 from langchain_model_gateway.listeners import Listeners
@@ -51,15 +50,16 @@ from langchain_model_gateway.sharing import SharedState
 from langchain_model_gateway.state import Memory
 from langchain_model_gateway.target import Rules
 from langchain_model_gateway.timing import Clock, SystemClock
+from langchain_model_gateway.views import ShownCalls
+from langchain_model_gateway.watch import Watch
 
 if TYPE_CHECKING:
-    from langchain_core.runnables.graph import Graph
     from langchain_core.utils.pydantic import TypeBaseModel
 
 G = TypeVar("G", bound="GatewayRunnable")
 
 
-class GatewayRunnable(RoutedCalls):
+class GatewayRunnable(ShownCalls):
     """Several named chat models as one `Runnable`.
 
     A call goes to the caller's preferred deployment first, then to the others in list order. Those
@@ -342,24 +342,6 @@ class GatewayRunnable(RoutedCalls):
         """The deployments' names in list order."""
         return tuple(deployment.model_name for deployment in self.models)
 
-    def _by_name(self) -> dict[str, ModelDeployment]:
-        """Every deployment; one of a gateway inside another's deployment as "outer/inner"."""
-        own = {deployment.model_name: deployment for deployment in self.models}
-        return {**own, **dict(pair for d in self.models for pair in d.by_path().items()), **own}
-
-    def __getitem__(self, model_name: str) -> ModelDeployment:
-        known = self._by_name()
-        try:
-            return known[model_name]
-        except (KeyError, TypeError):
-            raise KeyError(unknown_name(model_name, known)) from None
-
-    def __contains__(self, model_name: object) -> bool:
-        return isinstance(model_name, str) and model_name in self._by_name()
-
-    def __len__(self) -> int:
-        return len(self.models)
-
     def explain(
         self,
         model_preference: str | None = None,
@@ -411,13 +393,16 @@ class GatewayRunnable(RoutedCalls):
             shares_state=self.state is not None,
         )
 
-    def _repr_html_(self) -> str:
-        return display.gateway_html(self.get_name(), self.models, self._routing.clock.now())
+    def watch(self) -> Watch:
+        """A live view: the table, kept up to date while calls run, and what goes wrong in them.
 
-    @override
-    def get_graph(self, config: RunnableConfig | None = None) -> "Graph":
-        takes, gives = self.get_input_schema(config), self.get_output_schema(config)
-        return display.gateway_graph(self.models, takes, gives)
+        Use it as a notebook cell's last value, or with `with gateway.watch(): ...`; in a terminal
+        it is shown at once. The end of the block ends it, and so does its `close()`.
+
+        Raises:
+            ImportError: If the extra `notebook` is not installed.
+        """
+        return Watch(self.get_name(), self.models, self._routing)
 
     @override
     def __dir__(self) -> list[str]:
@@ -438,7 +423,8 @@ class GatewayRunnable(RoutedCalls):
     @override
     def __eq__(self, other: object) -> bool:
         # Health and other state are no part of what a gateway is.
-        return type(other) is type(self) and dict(self) == dict(other)
+        values = serialization.values
+        return type(other) is type(self) and values(self) == values(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -588,7 +574,7 @@ class GatewayRunnable(RoutedCalls):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # By way of the constructor, for fresh state; the models' clients are shared.
-        return type(self)(**dict(self))
+        return type(self)(**serialization.values(self))
 
 
 class GatewayChatModel(GatewayRunnable, ChatModelFace):

@@ -35,13 +35,18 @@ _ENDPOINT_KEYS: Final = (
 # --- writing ---------------------------------------------------------------------------------
 
 
+def values(gateway: BaseModel) -> dict[str, Any]:
+    """A gateway's fields by name; iterating one gives its deployments' names."""
+    return dict(BaseModel.__iter__(gateway))
+
+
 def plain_arguments(gateway: BaseModel) -> dict[str, Any]:
     """The constructor's arguments as plain data, each model in its own LangChain form.
 
     Raises:
         ValueError: If one has no serialized form, or holds a secret in plain text.
     """
-    fields, arguments = type(gateway).model_fields, dict(gateway)
+    fields, arguments = type(gateway).model_fields, values(gateway)
     models: Deployments = arguments.pop("models")
     given = {
         name: _plain(value)
@@ -59,7 +64,7 @@ def plain_arguments(gateway: BaseModel) -> dict[str, Any]:
 def serialize(gateway: BaseModel) -> dict[str, Any]:
     """`dumpd(gateway)`, with a warning of what a load would not bring back."""
     data: dict[str, Any] = dumpd(gateway)
-    _warn_of_losses(dict(gateway)["models"])
+    _warn_of_losses(values(gateway)["models"])
     return data
 
 
@@ -227,7 +232,7 @@ def picklable(gateway: BaseModel) -> dict[str, Any]:
         TypeError: If a model can be pickled in no way.
     """
     fields = type(gateway).model_fields
-    arguments = {key: value for key, value in gateway if not fields[key].exclude}
+    arguments = {k: value for k, value in values(gateway).items() if not fields[k].exclude}
     models: Deployments = arguments["models"]
     _check_no_secret(models)
     _warn_of_losses(models)

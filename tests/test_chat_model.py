@@ -499,7 +499,8 @@ def test_it_takes_over_every_setting():
         reject=("empty",),
     )
     chat = original.as_chat_model()
-    assert {name: getattr(chat, name) for name in GatewayRunnable.model_fields} == dict(original)
+    for name in GatewayRunnable.model_fields:
+        assert getattr(chat, name) == getattr(original, name)
 
 
 def test_health_is_shared_with_its_gateway_and_with_its_own_bindings():

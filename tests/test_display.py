@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from copy import copy, deepcopy
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pprint import pformat
@@ -10,7 +11,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from freezegun import freeze_time
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import RunnableLambda, RunnableSequence
 from langchain_openai import ChatOpenAI
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from langchain_model_gateway import (
@@ -60,7 +66,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        self.open.append(tag)
+        if tag != "br":
+            self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -80,10 +87,16 @@ def bar(gateway: GatewayRunnable, position: int = 0) -> list[tuple[str, float, f
     for _, attributes in Page(row).tags:
         style = dict(re.findall(r"([\w-]+):([^;]+)", attributes.get("style") or ""))
         if "title" in attributes:
-            width = style["width"]
-            share = float(width[:-1]) if width.endswith("%") else None
-            marks.append((str(attributes["title"]), float(style["left"][:-1]), share))
+            width = style.get("width")
+            share = float(width[:-1]) if width else None
+            marks.append((str(attributes["title"]), float(style["margin-left"][:-1]), share))
     return marks
+
+
+def said(html: str) -> list[list[str]]:
+    """The cells of each row as text, as a code host shows them: with every style stripped."""
+    rows = (re.split(r"</t[dh]>", row) for row in html.split("<tr>")[1:])
+    return [[" ".join("".join(Page(c).texts).split()) for c in row[:-1]] for row in rows]
 
 
 # --- a plan ----------------------------------------------------------------------------------
@@ -169,7 +182,7 @@ def test_everything_in_a_notebook_is_escaped(shown: Callable[[Any], str]) -> Non
     )
     html = shown(gateway)
     page = Page(html)
-    tags = {"table", "caption", "thead", "tbody", "tr", "th", "td", "span"}
+    tags = {"div", "table", "caption", "thead", "tbody", "tr", "th", "td", "span", "br", "p"}
     assert {tag for tag, _ in page.tags} <= tags
     assert {key for _, attributes in page.tags for key in attributes} <= {"style", "title"}
     assert "<script" not in html
@@ -177,19 +190,120 @@ def test_everything_in_a_notebook_is_escaped(shown: Callable[[Any], str]) -> Non
     assert page.open == []
 
 
-def test_a_gateways_table() -> None:
-    """It has a row for each deployment: name, model, provider, hours and what holds now."""
-    gateway = gateway_over(
-        says("a"), says("b"), says("c"), windows={"weak": [("9:00", "17:00")], "strong": NEVER}
+def troubled() -> GatewayRunnable:
+    """A gateway whose deployments are each in another state; call it once."""
+    openai = ChatOpenAI(model="gpt-4o-mini", api_key=KEY)
+    return GatewayRunnable(
+        models=[
+            {"model_name": "down", "model": says(ConnectionError())},
+            {"model_name": "limited", "model": says("b"), "rpm": 1, "tpm": 90_000},
+            {"model_name": "day", "model": openai, "time_constraints": [("9:00", "17:00")]},
+            {"model_name": "never", "model": says("d"), "time_constraints": NEVER, "weight": 2.5},
+            {"model_name": "inner", "model": hours(), "tier": 1, "max_concurrency": 8},
+        ],
+        cooldown=CooldownPolicy(failure_threshold=1, duration=30),
     )
+
+
+TROUBLES = [
+    ["down", "ScriptedChatModel", "", "none", "in cooldown until 12:00:30 UTC"],
+    ["limited", "ScriptedChatModel", "1 rpm, 90,000 tpm", "none", "limited until 12:01:00 UTC"],
+    ["day", "gpt-4o-mini (openai)", "", "09:00-17:00 UTC", "restricted until Wed 17:00 UTC"],
+    [
+        *("never", "ScriptedChatModel", "weight 2.5", "00:00-12:00 UTC, 12:00-00:00 UTC"),
+        "always restricted",
+    ],
+    ["inner", "gateway of 2", "tier 1, 8 at once", "none", "available"],
+]
+SIGNS = ["!", "~", "✗", "✗", "✓"]
+
+
+def test_a_gateway_prints_as_a_table() -> None:
+    """A line for the moment, a header, and a line for each deployment with what holds of it now."""
     with freeze_time(NOON):
-        page = Page(gateway._repr_html_())
-    assert page.rows == 4
-    text = "|".join(page.texts)
-    assert "GatewayRunnable, Wednesday 2026-03-04 12:00 UTC" in text
-    assert "1|weak|ScriptedChatModel|scriptedchatmodel|restricted until Wed 17:00 UTC" in text
-    assert "2|strong|ScriptedChatModel|scriptedchatmodel|always restricted" in text
-    assert "3|backup|ScriptedChatModel|scriptedchatmodel|available" in text
+        gateway = troubled()
+        gateway.invoke("x")
+        lines = str(gateway).splitlines()
+    assert lines[0] == "GatewayRunnable, Wednesday 2026-03-04 12:00 UTC"
+    header = ["deployment", "model", "settings", "restricted hours", "now"]
+    assert re.split(r"  +", lines[1].strip()) == header
+    for rank, (line, cells) in enumerate(zip(lines[2:], TROUBLES, strict=True), start=1):
+        assert re.split(r"  +", line) == [str(rank), *filter(None, cells)]
+
+
+def test_a_gateways_table_in_a_notebook() -> None:
+    """The same cells as text, each state with a sign beside its colour."""
+    with freeze_time(NOON):
+        gateway = troubled()
+        gateway.invoke("x")
+        header, *rows = said(gateway._repr_html_())
+    assert header[1:] == [
+        *("deployment", "model", "settings", "restricted hours 0h 6h 12h 18h", "now")
+    ]
+    assert rows == [
+        [str(rank), *cells[:-1], f"{sign} {cells[-1]}"]
+        for rank, (sign, cells) in enumerate(zip(SIGNS, TROUBLES, strict=True), start=1)
+    ]
+
+
+def test_rich_prints_a_gateway_as_a_table() -> None:
+    """The same cells, wrapped where the terminal is narrow and never cut."""
+    with freeze_time(NOON):
+        gateway = troubled()
+        gateway.invoke("x")
+        wide, narrow = printed(gateway), printed(gateway, width=60)
+    rows = [line for line in wide.splitlines() if re.match(r" *\d ", line)]
+    for rank, (line, cells) in enumerate(zip(rows, TROUBLES, strict=True), start=1):
+        assert re.split(r"  +", line.strip()) == [str(rank), *filter(None, cells)]
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert "…" not in narrow
+
+
+def test_what_no_deployment_has_is_no_column() -> None:
+    """Without limits, weights and tiers there are no settings to show."""
+    assert "settings" not in str(hours())
+    assert "settings" not in hours()._repr_html_()
+
+
+def test_the_table_says_what_a_plan_says() -> None:
+    """A deployment is available in the table just where a call would try it in its turn."""
+    with freeze_time(NOON) as clock:
+        gateway = troubled()
+        gateway.invoke("x")
+        for seconds in (0, 29, 2, 30, 3600 * 5):
+            clock.tick(seconds)
+            plan = gateway.explain()
+            closed = {each.model_name for each in (*plan.skipped, *plan.deferred)}
+            shown = {line.split()[1] for line in str(gateway).splitlines() if "available" in line}
+            assert shown == set(gateway) - closed
+
+
+def test_a_full_deployment_is_shown_as_full() -> None:
+    """While as many attempts as it may have are under way, it says so."""
+    seen = []
+    gateway: GatewayRunnable
+    gateway = GatewayRunnable(
+        models=[
+            {
+                "model_name": "one",
+                "model": RunnableLambda(lambda _: seen.append(str(gateway)) or AIMessage("hi")),
+                "max_concurrency": 1,
+            },
+            {"model_name": "two", "model": says("b")},
+        ]
+    )
+    gateway.invoke("x")
+    assert seen[0].splitlines()[2].endswith("  full")
+    assert str(gateway).splitlines()[2].endswith("  available")
+
+
+def test_a_style_survives_a_notebook_that_is_not_trusted() -> None:
+    """No style is one that JupyterLab's sanitizer drops, such as rgba(), or any transform."""
+    with freeze_time(NOON):
+        styles = re.findall(r'style="([^"]*)"', hours(("6:00", "12:00"))._repr_html_())
+    pairs = {pair for style in styles for pair in re.findall(r"([\w-]+):([^;]+)", style)}
+    assert not {"transform", "left", "background"} & {name for name, _ in pairs}
+    assert not [value for _, value in pairs if "(" in value or value == "currentColor"]
 
 
 @pytest.mark.parametrize(
@@ -267,14 +381,17 @@ def test_findings_show_themselves() -> None:
 # --- the graph -------------------------------------------------------------------------------
 
 NODE = re.compile(r"^\t([^\s(]+)\((.*)\)(:::\w+)?$")
-EDGE = re.compile(r"^\t([^\s(]+) -(?:\.-|-)> ([^\s(]+);$")
+EDGE = re.compile(r"^\t([^\s(]+) (?:-->|-\. &nbsp;\d+&nbsp; \.->) ([^\s(]+);$")
 
 
 def mermaid(gateway: GatewayRunnable) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """The nodes and edges of a drawing; every other line must be one of Mermaid's own."""
     nodes: dict[str, str] = {}
     edges: list[tuple[str, str]] = []
+    drawn = gateway.get_graph()._repr_mimebundle_()["text/vnd.mermaid"]
+    assert "fill:" not in drawn  # a notebook's theme has colours that go together
     body = gateway.get_graph().draw_mermaid().split("graph TD;\n")[1]
+    assert drawn.split("graph TD;\n")[1].split("\tclassDef")[0] == body.split("\tclassDef")[0]
     for line in body.splitlines():
         if match := NODE.match(line):
             assert match[1] not in nodes
@@ -297,6 +414,7 @@ def test_the_graph_has_the_deployments_as_branches() -> None:
         (name, True) for name in names
     ]
     assert [e.source for e in graph.edges if e.target == last.id] == names
+    assert [e.data for e in graph.edges if e.conditional] == ["1", "2", "3"]
     assert len(graph.nodes) == 5
 
 
@@ -332,6 +450,45 @@ def test_a_gateway_in_a_chain_is_drawn() -> None:
     assert "strong" in drawing
 
 
+def test_a_graphs_repr_is_short() -> None:
+    """It names the nodes, and shows no more of the models."""
+    assert repr(named("a", "b").get_graph()) == (
+        "GatewayGraph(nodes=['ScriptedChatModelInput', 'ScriptedChatModelOutput', 'a', 'b'])"
+    )
+
+
+# --- iterating -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [lambda g: g, lambda g: g.as_chat_model()], ids=["", "chat"])
+def test_iterating_gives_names(made: Callable[[GatewayRunnable], GatewayRunnable]) -> None:
+    """As with a mapping: a loop goes over the names, and `dict` gives the deployments."""
+    gateway = made(hours(("9:00", "17:00")))
+    assert list(gateway) == ["weak", "strong"]
+    assert len(list(gateway)) == len(gateway)
+    assert all(name in gateway for name in gateway)
+    assert dict(gateway) == {"weak": gateway["weak"], "strong": gateway["strong"]}
+    assert gateway.keys() == gateway.model_names
+
+
+def test_iterating_is_no_harm_to_pydantic() -> None:
+    """Copies, dumps, equality, pickles and schemas take a gateway's fields, and not its names."""
+    cooldown = CooldownPolicy(duration=7)
+    gateway = named("ab", "cd").model_copy(update={"cooldown": cooldown, "timeout": 5.0})
+    for copied in (gateway.model_copy(), copy(gateway), deepcopy(gateway)):
+        assert copied == gateway
+        assert (copied.cooldown, copied.timeout) == (cooldown, 5)
+    assert gateway != gateway.model_copy(update={"timeout": 6.0})
+    assert set(gateway.model_dump(exclude={"models"})) >= {"cooldown", "timeout"}
+    openai = GatewayRunnable(
+        models=[{"model_name": n, "model": ChatOpenAI(api_key=KEY)} for n in ("ab", "cd")],
+        cooldown=cooldown,
+    )
+    assert dumpd(openai)["kwargs"]["cooldown"] == {"duration": 7.0}
+    assert TypeAdapter(GatewayRunnable).validate_python(gateway) is gateway
+    assert RunnableSequence(gateway, StrOutputParser()).invoke("x") == "hi"
+
+
 # --- reprs -----------------------------------------------------------------------------------
 
 
@@ -348,8 +505,8 @@ def with_secrets() -> GatewayRunnable:
     return gateway_over(client, client.bind(extra_headers={"X-Key": KEY}), retry=RetryPolicy())
 
 
-def printed(value: Any) -> str:
-    console = Console(width=200)
+def printed(value: Any, width: int = 200) -> str:
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(value)
     return captured.get()
@@ -374,7 +531,8 @@ def printed(value: Any) -> str:
         lambda gateway: gateway.as_chat_model(),
         lambda gateway: gateway.prefer("strong"),
         lambda gateway: gateway._repr_html_(),
-        lambda gateway: gateway.get_graph().draw_mermaid(),
+        lambda gateway: gateway.get_graph(),
+        lambda gateway: gateway.get_graph()._repr_mimebundle_(),
     ],
 )
 def test_nothing_shows_keys_or_passwords(

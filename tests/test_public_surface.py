@@ -165,7 +165,7 @@ def test_metadata_tells_what_is_installed() -> None:
     assert Version(told["Version"]) >= Version("0.1.0")
     assert told["License-Expression"] == "MIT"
     assert told["Requires-Python"] == ">=3.11"
-    assert told.get_all("Provides-Extra") == ["openai", "otel", "redis"]
+    assert told.get_all("Provides-Extra") == ["notebook", "openai", "otel", "redis"]
     needed = [Requirement(each) for each in requires(DISTRIBUTION) or []]
     always = {each.name for each in needed if not each.marker}
     assert always == {"langchain-core", "pydantic"}

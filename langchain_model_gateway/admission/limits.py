@@ -7,6 +7,7 @@ our own arithmetic: `limits`, `pyrate-limiter`, `throttled-py`, `aiolimiter` and
 limiter drop them.
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 from threading import Lock
 from typing import Any, Final, NamedTuple
@@ -130,6 +131,10 @@ class Rate(NamedTuple):
         room = self.burst - min(amount, self.burst)
         return max(0.0, max(ends, now) - room * self.interval - now)
 
+    def room(self, ends: float, now: float) -> float:
+        """How many may be taken at once."""
+        return max(0.0, self.burst - max(0.0, ends - now) / self.interval)
+
 
 class Limits:
     """One deployment's limits.
@@ -165,6 +170,16 @@ class Limits:
             wait = max(self._waits(now, tokens))
             self._take(now, 1, tokens)
         return LimitsPermit(self, tokens, wait)
+
+    def room(self, now: float) -> Iterator[tuple[str, float, float]]:
+        """What each limit counts, how many of it may be taken at once now, and the most ever."""
+        usage = self.usage
+        for what, rate, ends in (
+            ("requests", self._rpm, usage.requests.ends),
+            ("tokens", self._tpm, usage.tokens.ends),
+        ):
+            if rate is not None:
+                yield what, rate.room(ends, now), rate.burst
 
     def settle(self, tokens: int, outcome: Outcome) -> None:
         """An attempt that had taken so many tokens has ended."""

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -115,6 +116,13 @@ class Places:
         if self.load.take(self._most):
             return PlacesPermit(self.load)
         return self.closed(at, size) or Closed("full", f"full, {self._most} at once", None)
+
+    def room(self, now: float) -> Iterator[tuple[str, float, float]]:
+        """The places that are free, of how many; nothing where there are any number."""
+        del now
+        if self._most is not None:
+            taken = self.load.places + self.load.elsewhere
+            yield "at once", max(0, self._most - taken), self._most
 
 
 class PlacesPermit(NamedTuple):

@@ -37,7 +37,12 @@ class Windows:
         return None
 
     def _restriction(self, now: datetime) -> Closed:
-        shown = ", ".join(map(str, self._windows[:_MOST_SHOWN]))
-        more = len(self._windows) - _MOST_SHOWN
-        reason = f"restricted {shown}" + (f" and {more} more windows" if more > 0 else "")
-        return Closed("restricted", reason, restricted_until(self._timetables, now))
+        until = restricted_until(self._timetables, now)
+        return Closed("restricted", f"restricted {hours(self._windows)}", until)
+
+
+def hours(windows: Sequence[TimeWindow]) -> str:
+    """The first few windows, and how many more there are; "" if there are none."""
+    more = len(windows) - _MOST_SHOWN
+    shown = ", ".join(map(str, windows[:_MOST_SHOWN]))
+    return shown + (f" and {more} more windows" if more > 0 else "")

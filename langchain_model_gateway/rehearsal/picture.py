@@ -1,12 +1,10 @@
 """How a rehearsal looks: as a table, and as a picture."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
+from langchain_model_gateway._html import NAME_LIMIT, escaped, html_table
 from langchain_model_gateway._text import one_line
-from langchain_model_gateway.display import _escaped, _table
-
-_NAME_LIMIT: Final = 60
 
 
 class Table(NamedTuple):
@@ -17,7 +15,7 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
     def _safe_rows(self) -> list[list[str]]:
-        return [[one_line(name, _NAME_LIMIT), *cells] for name, *cells in self.rows]
+        return [[one_line(name, NAME_LIMIT), *cells] for name, *cells in self.rows]
 
     def text(self) -> str:
         """For a terminal."""
@@ -28,7 +26,9 @@ class Table(NamedTuple):
 
     def html(self) -> str:
         """For a notebook."""
-        return _table(self.title, ("", *self.header), [_escaped(row) for row in self._safe_rows()])
+        return html_table(
+            self.title, ("", *self.header), [escaped(row) for row in self._safe_rows()]
+        )
 
 
 def panels(count: int) -> list[Any]:
@@ -60,7 +60,7 @@ def draw(rehearsal: Any, axes: Any) -> None:
         calls = [call for call in rehearsal.calls if call.answered_by == name]
         style = {"label": "lost", "color": "black", "marker": "x"}
         if name is not None:
-            style = {"label": one_line(name, _NAME_LIMIT), "color": f"C{rank}", "marker": "."}
+            style = {"label": one_line(name, NAME_LIMIT), "color": f"C{rank}", "marker": "."}
         # What took no time at all has no place on a logarithmic scale.
         points = [call.began for call in calls], [max(call.seconds, 0.001) for call in calls]
         axes.scatter(*points, s=8, linewidths=0.8, **style)

@@ -146,6 +146,8 @@ assert_type(gateway["strong"], ModelDeployment)
 assert_type(gateway["nested/strong"], ModelDeployment)
 assert_type("strong" in gateway, bool)
 assert_type(len(gateway), int)
+assert_type(list(gateway), list[str])
+assert_type(dict(gateway), dict[str, ModelDeployment])
 plan = gateway.explain("strong", at=datetime.now(UTC))
 assert_type(plan, RoutingPlan)
 assert_type(plan.order, tuple[str, ...])
@@ -158,6 +160,8 @@ for finding in gateway.diagnose():
     assert_type(finding.model_names, tuple[str, ...])
     assert_type(finding.message, str)
     assert_type(finding.advice, str)
+with gateway.watch() as view:
+    view.close()
 mermaid: str = gateway.get_graph().draw_mermaid()
 
 # --- errors ----------------------------------------------------------------------------------
