@@ -110,8 +110,8 @@ class Teller(Protocol):
     def news(self, now: float) -> News:
         """What is new; it counts as told when `learn` gets it back."""
 
-    def learn(self, known: Known, told: News, now: float) -> None:
-        """What all know, after being told that."""
+    def learn(self, known: Known, told: News, now: float, every: float) -> None:
+        """What all know, after being told that; for so many seconds."""
 
     def forget_others(self, now: float) -> None:
         """The store is out of reach: what the others do is not known any more."""
@@ -160,7 +160,7 @@ class Exchange:
         now = clock.monotonic()
         for name, teller in tellers:
             if name in known:
-                teller.learn(known[name], news[name], now)
+                teller.learn(known[name], news[name], now, self._store.every)
         if self._is_lost:
             self._is_lost, self._pause = False, 0.0
             logger.info("the shared state is back")

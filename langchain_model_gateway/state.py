@@ -44,11 +44,11 @@ class DeploymentState:
             requests, tokens = self.usage.requests.news(now), self.usage.tokens.news(now)
         return News(requests, tokens, self.circuit.news(now), self.load.places)
 
-    def learn(self, known: Known, told: News, now: float) -> None:
+    def learn(self, known: Known, told: News, now: float, every: float) -> None:
         """What all processes know, this one's news included."""
         with self.usage.lock:
-            self.usage.requests.learn(known.requests, told.requests, now)
-            self.usage.tokens.learn(known.tokens, told.tokens, now)
+            self.usage.requests.learn(known.requests, told.requests, now, every)
+            self.usage.tokens.learn(known.tokens, told.tokens, now, every)
         self.circuit.learn(known.circuit, now)
         self.load.elsewhere = known.places
 

@@ -71,14 +71,17 @@ def down() -> ScriptedChatModel:
 def shared(url: str, first: Any = None, *, namespace: str = "default", **rules: Any) -> Any:
     """One process's gateway: its thread never comes by itself; `tell` does what it does."""
     fields = {name: rules.pop(name) for name in ("rpm", "tpm", "max_concurrency") if name in rules}
-    return GatewayRunnable(
+    gateway = GatewayRunnable(
         [
             {"model_name": "first", "model": first or ScriptedChatModel(), **fields},
             {"model_name": "second", "model": ScriptedChatModel(replies=["second"])},
         ],
-        state=RedisState(url, namespace, every=3600),
+        state=RedisState(url, namespace, every=0.1),
         **rules,
     )
+    assert gateway._memory.exchange is not None
+    gateway._memory.exchange.is_started = True
+    return gateway
 
 
 def tell(*gateways: GatewayRunnable) -> None:

@@ -56,10 +56,13 @@ class Level:
         """What the other processes do not know yet."""
         return LimitNews(self._untold, max(0.0, self._least - now))
 
-    def learn(self, left: float, told: LimitNews, now: float) -> None:
-        """What all have taken flows off in so many seconds."""
+    def learn(self, left: float, told: LimitNews, now: float, every: float) -> None:
+        """What all have taken flows off in so many seconds.
+
+        Until the next exchange the others may take what flows off until then.
+        """
         self._untold -= told.taken
-        self._all = now + left + self._untold
+        self._all = now + left + self._untold + (every if left > 0 else 0.0)
 
     def told(self) -> None:
         """There is nothing to tell."""
