@@ -170,7 +170,12 @@ def _astart(
     ask: Ask,
     legs: dict[asyncio.Task[Any], Attempt],
 ) -> None:
-    asked = ask(leg)()
+    try:
+        asked = ask(leg)()
+    except BaseException as error:  # before there is anything to await
+        if not leg.failed(error):
+            raise
+        return
     if leg.seconds is not None:
         asked = call.routing.guards.acall(leg.seconds, asked)
     legs[asyncio.ensure_future(asked)] = leg

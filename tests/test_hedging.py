@@ -290,6 +290,23 @@ def test_a_sync_loser_is_abandoned_within_the_bound(form: str) -> None:
     assert trial.slow.closed == (form == "stream")
 
 
+async def test_a_hedge_that_fails_before_it_is_awaited_is_its_own_failure() -> None:
+    """The first goes on, nothing is said of it, and the other's place is given back."""
+
+    class Broken(Model):
+        def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+            raise ServerError(503, None)
+
+    trial = Trial("ainvoke")
+    trial.models = [trial.slow, Broken("broken")]
+    trial.over().slow.go.clear()
+    threading.Timer(0.1, trial.slow.go.set).start()
+    answer = await trial.gateway.ainvoke("?")
+    assert mark(answer)["model_name"] == "slow"
+    assert [each["model_name"] for each in mark(answer)["failed"]] == ["broken"]
+    assert trial.gateway._memory["broken"].load.places == 0
+
+
 async def test_a_caller_who_goes_away_takes_both_along() -> None:
     """A cancellation is nobody's failure."""
     trial = Trial("ainvoke").over(cooldown=CooldownPolicy(failure_threshold=1))
