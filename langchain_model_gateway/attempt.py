@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from langchain_core.exceptions import ModelTimeoutError
+from langchain_core.messages.ai import UsageMetadata
 
 from langchain_model_gateway.admission import Outcome, Permit
 from langchain_model_gateway.answers import (
@@ -64,7 +65,7 @@ class Attempt:
 
     __slots__ = (
         *("_begun", "_call", "_counts_tokens", "_ears", "_ends", "_is_cut_by_call", "_latency"),
-        *("_stream", "has_answered", "hedge_after", "is_hedge", "is_last_resort"),
+        *("_stream", "_usage", "has_answered", "hedge_after", "is_hedge", "is_last_resort"),
         *("passes_through", "permits", "seconds", "target"),
     )
 
@@ -78,6 +79,7 @@ class Attempt:
         self._latency: float | None = None
         self.permits = permits
         self._stream: StreamedAnswer | None = None
+        self._usage: UsageMetadata | None = None
         self.hedge_after: float | None = None
         self.target = target
         self.seconds: float | None = None
@@ -122,6 +124,8 @@ class Attempt:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
         call = self._call
+        if self._counts_tokens:
+            self._usage = usage_of(answer)
         try:
             check_answer(answer, call.routing.rules.reject)
         except RejectedAnswerError:
@@ -132,8 +136,7 @@ class Attempt:
         call.answer = stamp(answer, self.target.model_name, call.failures, beside)
         self.has_answered = call.is_answered = True
         if self.permits:
-            usage = usage_of(answer) if self._counts_tokens else None
-            self._give_back("answered", usage=usage)
+            self._give_back("answered", usage=self._spent())
 
     def received(self, chunk: Any) -> Sequence[Any]:
         """The stream gave a chunk.
@@ -183,8 +186,7 @@ class Attempt:
         if not self.passes_through:
             self.ended()
         if self.permits:
-            usage = self._stream.usage if self._stream is not None else None
-            self._give_back("answered", usage=usage)
+            self._give_back("answered", usage=self._spent())
 
     def ended(self) -> None:
         """`finished`, but nothing is recorded yet."""
@@ -244,6 +246,10 @@ class Attempt:
             raise error
         return not self.has_answered
 
+    def _spent(self) -> UsageMetadata | None:
+        """The tokens that it took, where they are counted and told; also those of no use."""
+        return self._usage if self._stream is None else self._stream.usage
+
     def _count(self, error: Exception) -> None:
         """Give the permits back with what an error says about the deployment."""
         self._give_back(
@@ -251,6 +257,7 @@ class Attempt:
             retry_after=retry_after(error, self._call.routing.clock.now()),
             is_account_fault=is_account_fault(error),
             status=provider_status(error),
+            usage=self._spent() if isinstance(error, RejectedAnswerError) else None,
             error=error,
         )
 

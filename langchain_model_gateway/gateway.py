@@ -218,11 +218,15 @@ class GatewayRunnable(ShownCalls):
     def _check_on_event(cls, value: EventFunction | None) -> EventFunction | None:
         return None if value is None else check_function(value)
 
+    @property
+    def _events(self) -> Events | None:
+        return None if self.on_event is None else Events(self.on_event)
+
     def _connect(self) -> None:
         if self.state is not None and self._memory.exchange is None:
             self._memory.share(self.state)
-        if self.on_event is not None:
-            self._listeners.add(Events(self.on_event))
+        if (events := self._events) is not None:
+            self._listeners.add(events)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -270,7 +274,8 @@ class GatewayRunnable(ShownCalls):
             if "state" in update:
                 copied._memory = Memory()  # noqa: SLF001
             if "on_event" in update:
-                copied._listeners = Listeners(Logs())  # noqa: SLF001
+                others = (each for each in self._listeners.all if each != self._events)
+                copied._listeners = Listeners(*others)  # noqa: SLF001
             copied._connect()  # noqa: SLF001
         return copied
 

@@ -136,5 +136,5 @@ def run_many(count: int, **job: Any) -> None:
     for each in processes:
         each.start()
     for each in processes:
-        each.join(120)
+        each.join(600)
     assert [each.exitcode for each in processes] == [0] * count

@@ -89,6 +89,17 @@ def test_a_rejected_answer(told: Told, ask: CallForm) -> None:
     ]
 
 
+def test_tokens_of_a_rejected_answer(told: Told, ask: CallForm) -> None:
+    """They are billed, so they are told."""
+    usage: Any = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    marks: Any = {"usage_metadata": usage, "response_metadata": {"finish_reason": "content_filter"}}
+    reply: Any = AIMessage("", **marks)
+    if "stream" in ask.name or "transform" in ask.name:
+        reply = [AIMessageChunk("", **marks)]
+    ask(gateway_over(says(reply), says("yes"), reject="content_filter", on_event=told), "?")
+    assert [each.usage for each in told.events if each.kind == "rejected"] == [usage]
+
+
 def test_a_restricted_deployment(told: Told, ask: CallForm) -> None:
     """It is "skipped", until when."""
     windows = {"weak": [("00:00", "23:59")], "strong": None}
@@ -394,7 +405,10 @@ def test_a_copy_may_have_another(told: Told) -> None:
     other, gateway = Told(), gateway_over(says("a"), says("b"), on_event=told)
     gateway.model_copy(update={"on_event": other}).invoke("?")
     assert (len(told.events), len(other.events)) == (0, 2)
+    third = Told()
+    gateway._listeners.add(Events(third))  # as `otel.instrument` does: it stays
     gateway.model_copy(update={"on_event": None}).invoke("?")
+    assert (len(told.events), len(other.events), len(third.events)) == (0, 2, 2)
     gateway.invoke("?")
     assert (len(told.events), len(other.events)) == (2, 2)
 
