@@ -23,6 +23,8 @@ _NEVER: Final = float("-inf")
 _TOO_MANY_REQUESTS: Final = 429
 # A moment that was told as the end of a wait is the end of it, whatever was rounded.
 _ROUNDING: Final = 1e-6
+_KEPT_FREE: Final = 3
+"""For how many exchanges' time of the limit's flow, where processes share it."""
 
 
 class Level:
@@ -59,10 +61,10 @@ class Level:
     def learn(self, left: float, told: LimitNews, now: float, every: float) -> None:
         """What all have taken flows off in so many seconds.
 
-        Until the next exchange the others may take what flows off until then.
+        What the others take is known up to two exchanges later. Near the limit, room is kept for it.
         """
         self._untold -= told.taken
-        self._all = now + left + self._untold + (every if left > 0 else 0.0)
+        self._all = now + left + self._untold + (_KEPT_FREE * every if left > 0 else 0.0)
 
     def told(self) -> None:
         """There is nothing to tell."""

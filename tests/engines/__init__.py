@@ -1,0 +1,1 @@
+"""The recipes for offline jobs, run on their real engines."""
