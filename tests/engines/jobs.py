@@ -62,7 +62,9 @@ class Job:
         (self.folder / "gateway.yaml").write_text(CONFIG)
         (self.folder / "docs_code.py").write_text(blocks[0])
         job = [each for each in blocks if each.startswith(f"# job.py for {self.engine}\n")]
-        (self.folder / "job.py").write_text(job[0] if job else LOCAL)
+        # Ray's own tasks wait for a processor each; this machine may have two.
+        before = "import ray\nray.init(num_cpus=8)\n" if self.engine == "ray" else ""
+        (self.folder / "job.py").write_text(before + (job[0] if job else LOCAL))
         table = [{"row": row, "prompt": f"question {row}"} for row in range(self.rows)]
         lines = [json.dumps(row) + "\n" for row in table]
         (self.folder / "prompts.jsonl").write_text("".join(lines))
