@@ -1,4 +1,4 @@
-"""A job of `docs/many-prompts.md`, run as its reader would: a folder, a script, a provider."""
+"""A job of the documents, run as its reader would: a folder, a script, a provider."""
 
 import json
 import os
@@ -57,8 +57,9 @@ class Job:
         self._write()
 
     def _write(self) -> None:
-        page = (ROOT / "docs" / "many-prompts.md").read_text("utf-8")
-        blocks = re.findall(r"```(?:py|python)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        pages = [ROOT / "docs" / name for name in ("many-prompts.md", "offline-engines.md")]
+        text = "".join(page.read_text("utf-8") for page in pages)
+        blocks = re.findall(r"```(?:py|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         (self.folder / "gateway.yaml").write_text(CONFIG)
         (self.folder / "docs_code.py").write_text(blocks[0])
         job = [each for each in blocks if each.startswith(f"# job.py for {self.engine}\n")]
