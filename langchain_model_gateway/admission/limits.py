@@ -61,7 +61,7 @@ class Level:
     def learn(self, left: float, told: LimitNews, now: float, every: float) -> None:
         """What all have taken flows off in so many seconds.
 
-        What the others take is known up to two exchanges later. Near the limit, room is kept for it.
+        What the others take is known up to two exchanges later; room is kept for that.
         """
         self._untold -= told.taken
         self._all = now + left + self._untold + (_KEPT_FREE * every if left > 0 else 0.0)
