@@ -4,15 +4,18 @@ One hash a deployment. Its times are moments on the server's own clock; what tra
 now, so the processes' clocks need not agree.
 """
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from math import isfinite
 from typing import Any, Final
 
+from langchain_model_gateway._text import one_line
 from langchain_model_gateway.sharing import CircuitNews, Known, News
 
 _LAYOUT: Final = 1
+_MOST_EVERY: Final = 2
 
 SCRIPT: Final = """
 local process = ARGV[1]
@@ -57,17 +60,15 @@ for i, key in ipairs(KEYS) do
     known.prober = nil
   end
 
-  local probe = told(8, 0, 86400)
-  if cooldown > 0 and g == generation and probe > 0 then
-    set('prober', process); stamp('probe', now + probe)
-    probe = 0
+  local probe = 0
+  local asked = told(8, 0, 86400)
+  if known.prober and known.prober ~= process then
+    probe = left(number(known.probe, 0, now + 86400))
+  end
+  if cooldown > 0 and g == generation and asked > 0 and probe == 0 then
+    set('prober', process); stamp('probe', now + asked)
   elseif known.prober == process then
     gone[#gone + 1] = 'prober'
-    probe = 0
-  elseif known.prober then
-    probe = left(number(known.probe, 0, now + 86400))
-  else
-    probe = 0
   end
 
   local elsewhere, mine = 0, 'places:' .. process
@@ -107,7 +108,7 @@ class RedisState:
     Args:
         url: Where it is, as `redis.Redis.from_url` takes it.
         namespace: Whose deployments they are: gateways of one namespace share those of one name.
-        every: The seconds (or a `timedelta`) between two exchanges.
+        every: The seconds (or a `timedelta`) between two exchanges, at most 2.
         timeout: The seconds (or a `timedelta`) after which it counts as out of reach.
         **client_options: Passed on to `redis.Redis.from_url`.
 
@@ -133,15 +134,22 @@ class RedisState:
             raise ValueError(f"namespace is a name without braces, got {namespace!r}")
         self.namespace = namespace
         self.every = _seconds("every", every)
-        patience = _seconds("timeout", timeout)
-        self._script = _client(url, patience, client_options).register_script(SCRIPT)
+        if self.every > _MOST_EVERY:  # places that are not told again expire
+            raise ValueError(f"every is at most {_MOST_EVERY} seconds, got {self.every:g}")
         self._arguments = (url, namespace, every, timeout), client_options
+        self._connect = partial(_client, url, _seconds("timeout", timeout), client_options)
+        self._connected_in, self._client = os.getpid(), self._connect()
 
     def exchange(self, process: str, news: Mapping[str, News]) -> Mapping[str, Known]:
         """Tell what is new, and learn what all know."""
         keys = [f"lmg:{_LAYOUT}:{{{self.namespace}}}:{name}" for name in news]
         told = [value for each in news.values() for value in _told(each)]
-        answer = self._script(keys=keys, args=[process, *told])
+        if (here := os.getpid()) != self._connected_in:
+            # A fork has another's sockets, and locks that nobody may ever release: closing them,
+            # too, would wait.
+            self._client.auto_close_connection_pool = False
+            self._client, self._connected_in = self._connect(), here
+        answer = self._client.register_script(SCRIPT)(keys=keys, args=[process, *told])
         return {name: _known(text) for name, text in zip(news, answer, strict=True)}
 
     def __repr__(self) -> str:
@@ -178,10 +186,16 @@ def _client(url: str, patience: float, options: Mapping[str, Any]) -> Any:
         "decode_responses": True,
     }
     try:
-        return Redis.from_url(url, **{**ours, **options})
+        client = Redis.from_url(url, **{**ours, **options})
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects only when it is used
+    except TypeError as error:
+        unknown = str(error).rpartition(" ")[2]
+        raise ValueError(f"redis-py has no option {one_line(unknown, 60)}") from None
     except (AttributeError, ValueError):
         # Without its cause: that may quote a password.
         raise ValueError("url is no Redis URL, such as 'redis://localhost:6379/0'") from None
+    return client
 
 
 def _told(news: News) -> list[float]:

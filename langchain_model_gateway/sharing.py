@@ -38,7 +38,8 @@ class CircuitNews(NamedTuple):
         generation: How many cooldowns there were.
         cooldown: The seconds of the present one; 0 if there is none.
         left: The seconds until it ends.
-        probe: The seconds for which a probe that is under way holds its place; 0 if there is none.
+        probe: The seconds for which one process alone may probe; 0 if any may. It is the first to
+            ask for it: who probes, or began the cooldown. So not all probe when it is over.
     """
 
     generation: int = 0
@@ -53,7 +54,7 @@ class News(NamedTuple):
     Attributes:
         requests: News of its limit of requests.
         tokens: News of its limit of tokens.
-        circuit: Its cooldown; the probe is this process's.
+        circuit: Its cooldown; with the right to probe, if this process asks for it.
         places: The attempts that this process has under way.
     """
 
@@ -69,7 +70,7 @@ class Known(NamedTuple):
     Attributes:
         requests: The seconds until all requests that were taken have flowed off.
         tokens: The same of tokens.
-        circuit: Its cooldown; the probe is another process's.
+        circuit: Its cooldown; with the right to probe, if another process has it.
         places: The attempts that the other processes have under way.
     """
 
@@ -107,8 +108,8 @@ class SharedState(Protocol):
 class Teller(Protocol):
     """Who has something to tell of one deployment, and wants to know what the others tell."""
 
-    def news(self, now: float) -> News:
-        """What is new; it counts as told when `learn` gets it back."""
+    def news(self, now: float, every: float) -> News:
+        """What is new, each so many seconds; it counts as told when `learn` gets it back."""
 
     def learn(self, known: Known, told: News, now: float, every: float) -> None:
         """What all know, after being told that; for so many seconds."""
@@ -147,24 +148,28 @@ class Exchange:
         ended = Event()
         weakref.finalize(self, ended.set)
         arguments = (weakref.ref(self), clock, ended)
-        Thread(target=_listen, args=arguments, name="gateway-state", daemon=True).start()
+        thread = Thread(target=_listen, args=arguments, name="gateway-state", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are too many, or the process is about to end
+            self._lost(error, (), 0.0)
 
     def step(self, clock: Moment) -> float:
         """Exchange news once. Returns the seconds until the next time."""
-        tellers, now = [*self._tellers.items()], clock.monotonic()
-        news = {name: teller.news(now) for name, teller in tellers}
+        tellers, every, now = [*self._tellers.items()], self._store.every, clock.monotonic()
+        news = {name: teller.news(now, every) for name, teller in tellers}
         try:
             known = self._store.exchange(self.process, news)
+            now = clock.monotonic()
+            for name, teller in tellers:
+                if name in known:
+                    teller.learn(known[name], news[name], now, every)
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls go on
             return self._lost(error, (teller for _, teller in tellers), clock.monotonic())
-        now = clock.monotonic()
-        for name, teller in tellers:
-            if name in known:
-                teller.learn(known[name], news[name], now, self._store.every)
         if self._is_lost:
             self._is_lost, self._pause = False, 0.0
             logger.info("the shared state is back")
-        return self._store.every
+        return every
 
     def _lost(self, error: Exception, tellers: Iterable[Teller], now: float) -> float:
         if not self._is_lost:

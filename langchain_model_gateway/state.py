@@ -38,11 +38,11 @@ class DeploymentState:
         self.load.reset()
         self.usage.after_fork()
 
-    def news(self, now: float) -> News:
+    def news(self, now: float, every: float) -> News:
         """What other processes do not know yet."""
         with self.usage.lock:
             requests, tokens = self.usage.requests.news(now), self.usage.tokens.news(now)
-        return News(requests, tokens, self.circuit.news(now), self.load.places)
+        return News(requests, tokens, self.circuit.news(now, every), self.load.places)
 
     def learn(self, known: Known, told: News, now: float, every: float) -> None:
         """What all processes know, this one's news included."""

@@ -34,7 +34,7 @@ from langchain_model_gateway import (
 )
 from tests.conftest import CallForm, openai_at
 from tests.many import Provider, TooManyRequestsError, run_many
-from tests.models import ScriptedChatModel
+from tests.models import ScriptedChatModel, who
 from tests.test_readme import ROOT, blocks
 
 try:
@@ -68,7 +68,9 @@ def down() -> ScriptedChatModel:
     return ScriptedChatModel(replies=[ConnectionError("down")])
 
 
-def shared(url: str, first: Any = None, *, namespace: str = "default", **rules: Any) -> Any:
+def shared(
+    url: str, first: Any = None, *, namespace: str = "default", every: float = 0.1, **rules: Any
+) -> Any:
     """One process's gateway: its thread never comes by itself; `tell` does what it does."""
     fields = {name: rules.pop(name) for name in ("rpm", "tpm", "max_concurrency") if name in rules}
     gateway = GatewayRunnable(
@@ -76,7 +78,7 @@ def shared(url: str, first: Any = None, *, namespace: str = "default", **rules: 
             {"model_name": "first", "model": first or ScriptedChatModel(), **fields},
             {"model_name": "second", "model": ScriptedChatModel(replies=["second"])},
         ],
-        state=RedisState(url, namespace, every=0.1),
+        state=RedisState(url, namespace, every),
         **rules,
     )
     assert gateway._memory.exchange is not None
@@ -127,13 +129,13 @@ def test_the_end_of_a_cooldown_is_known_to_all(url: str) -> None:
 
 
 def test_a_cooldown_lasts_as_long_elsewhere(url: str) -> None:
-    """It ends at the same moment everywhere, however often it was told."""
+    """It ends at nearly the same moment everywhere, however often it was told."""
     one, other = shared(url, down(), cooldown=QUICK), shared(url, cooldown=QUICK)
     one.invoke("?")
     for _ in range(20):
         tell(one, other)
     ends = [each.explain().deferred[0].until for each in (one, other)]
-    assert abs((ends[1] - ends[0]).total_seconds()) < 0.5  # type: ignore[operator]
+    assert abs((ends[1] - ends[0]).total_seconds()) < 1.0  # type: ignore[operator]
 
 
 def test_a_probe_elsewhere_shows_as_a_cooldown(url: str) -> None:
@@ -146,6 +148,29 @@ def test_a_probe_elsewhere_shows_as_a_cooldown(url: str) -> None:
     state.exchange("a", {"first": News(circuit=CircuitNews(1, 30.0, 0.0, 0.0))})
     tell(other)
     assert deferred(other) == []
+
+
+def test_who_began_a_cooldown_probes_first(url: str) -> None:
+    """When it is over one process asks, though all found it out; if it does not, another does."""
+    quick = CooldownPolicy(failure_threshold=1, duration=0.2, max_duration=0.2)
+    models = [down() for _ in range(4)]
+    gateways = [shared(url, each, every=0.5, cooldown=quick) for each in models]
+    for each in gateways:  # each finds out by itself: nobody has told yet
+        each.invoke("?")
+    tell(*gateways)
+    time.sleep(0.25)  # on the server's clock; the others wait for 2 seconds more
+    tell(*gateways)
+    for each in reversed(gateways):
+        each.invoke("?")
+    assert [len(each.calls) for each in models] == [2, 1, 1, 1]
+
+    def asks() -> bool:
+        tell(gateways[1])
+        gateways[1].invoke("?")
+        return len(models[1].calls) > 1
+
+    until(asks)
+    assert [len(each.calls) for each in models] == [2, 2, 1, 1]
 
 
 def test_limits_are_counted_together(url: str) -> None:
@@ -266,7 +291,7 @@ def test_nothing_private_is_told(url: str) -> None:
         values = {field for key in keys for field in client.hgetall(key)}
         expiry = [client.ttl(key) for key in keys]
     assert keys == ["lmg:1:{default}:first"]
-    assert values <= {"requests", "tokens", "generation", "cooldown", "opens", "places"}
+    assert values <= {"requests", "tokens", "generation", "cooldown", "opens", "prober", "probe"}
     assert all(890 < each <= 900 for each in expiry)
 
 
@@ -279,10 +304,12 @@ def test_nothing_private_is_told(url: str) -> None:
         ({"namespace": "a{b}"}, "without braces, got 'a{b}'"),
         ({"namespace": ""}, "without braces, got ''"),
         ({"every": 0}, "every is more than 0 seconds, got 0"),
+        ({"every": 3}, "every is at most 2 seconds, got 3"),
         ({"every": "1"}, "every is a number of seconds, got str"),
         ({"timeout": float("nan")}, "timeout is more than 0 seconds, got nan"),
         ({"url": "http://user:hunter2@host"}, "no Redis URL, such as 'redis://localhost:6379/0'"),
         ({"url": "redis://user:hunter2@host:port"}, "no Redis URL"),
+        ({"sokcet_timeout": 3}, "redis-py has no option 'sokcet_timeout'"),
     ],
 )
 def test_bad_arguments_are_told(arguments: dict[str, Any], message: str) -> None:
@@ -309,11 +336,11 @@ def test_it_is_not_serialized_and_not_shown(url: str) -> None:
     """Neither a payload nor a repr tells where the store is; what is derived shares it."""
     url = url.replace("//", "//:hunter2@")
     models = [{"model_name": name, "model": openai_at("http://127.0.0.1:9")} for name in "ab"]
-    gateway = GatewayRunnable(models, state=RedisState(url, every=3600))  # type: ignore[arg-type]
+    gateway = GatewayRunnable(models, state=RedisState(url, every=2))  # type: ignore[arg-type]
     port = url.rsplit(":", 1)[1]
     assert "state" not in dumpd(gateway)["kwargs"]
     assert port not in f"{gateway!r} {gateway.state!r}"
-    assert pickle.loads(pickle.dumps(gateway.state)).every == 3600
+    assert pickle.loads(pickle.dumps(gateway.state)).every == 2
     for derived in (gateway.prefer("b"), gateway.as_chat_model()):
         assert derived.state is gateway.state
         assert derived._memory is gateway._memory
@@ -377,9 +404,13 @@ def test_a_server_that_hangs_dies_and_comes_back(caplog: pytest.LogCaptureFixtur
 
 
 def _of(state: RedisState) -> GatewayRunnable:
+    return _limited(state, rpm=60)
+
+
+def _limited(state: Any, **limits: Any) -> GatewayRunnable:
     return GatewayRunnable(
         [
-            {"model_name": "first", "model": ScriptedChatModel(), "rpm": 60},
+            {"model_name": "first", "model": ScriptedChatModel(), **limits},  # type: ignore[list-item]
             {"model_name": "second", "model": ScriptedChatModel()},
         ],
         state=state,
@@ -421,6 +452,46 @@ def test_retries_back_off(caplog: pytest.LogCaptureFixture) -> None:
     assert exchange is not None
     pauses = [exchange.step(gateway._clock) for _ in range(9)]
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
+    assert len(lost(caplog)) == 1
+
+
+class _Odd:
+    """Tells of a place elsewhere once, then what cannot be read once, then nothing."""
+
+    every = 0.01
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = [{"first": Known(places=1)}, None]
+
+    def exchange(self, process: str, news: Any) -> Any:
+        return self.answers.pop(0) if self.answers else {}
+
+
+def test_an_answer_that_cannot_be_read_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    """A store that answers nonsense is out of reach; the others' places do not stay taken."""
+    gateway = _limited(_Odd(), max_concurrency=1)
+    gateway.explain()
+    exchange = gateway._memory.exchange
+    assert exchange is not None
+    exchange.step(gateway._clock)
+    assert deferred(gateway) == ["first: full, 1 at once"]
+    exchange.step(gateway._clock)
+    assert lost(caplog)
+    assert deferred(gateway) == []
+
+
+def test_a_call_needs_no_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no thread can be had, as at a process's end, the calls go on, and it is told once."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gateway = _limited(_Odd(), rpm=60)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert [gateway.invoke("?").text for _ in range(2)] == ["hello"] * 2
     assert len(lost(caplog)) == 1
 
 
@@ -477,6 +548,22 @@ def test_a_fork_is_another_process(url: str) -> None:
             assert "gateway-state" in names
     until(lambda: gateway._memory["first"].usage.requests.ends > time.monotonic() + 2.5)
     assert gateway._memory["first"].usage.requests.ends < time.monotonic() + 4.5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_in_the_middle_of_an_exchange_shares_on(url: str) -> None:
+    """A lock that the parent's thread held, and places that it knew of, hold up no child."""
+    gateway = _limited(RedisState(url, every=0.02), max_concurrency=1, rpm=60)
+    gateway._memory["first"].load.elsewhere = 1
+    exchange = gateway._memory.exchange
+    assert exchange is not None
+    pool = gateway.state._client.connection_pool  # type: ignore[union-attr]
+    with pool._lock, _forked() as is_child:
+        if is_child:
+            assert who(gateway.invoke("?")) == "first"
+            level = gateway._memory["first"].usage.requests
+            until(lambda: level.news(0.0).taken == 0.0)
+            assert not exchange._is_lost
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from langchain_model_gateway.sharing import CircuitNews
 
 _NEVER: Final = float("-inf")
 _REASON: Final = "in cooldown after failures"
+_HEAD_START: Final = 4
+"""For how many exchanges' time one process alone may probe, when a cooldown is over."""
 
 
 class Ticket(NamedTuple):
@@ -145,12 +147,14 @@ class Circuit:
 
     # --- shared with other processes -----------------------------------------------------------
 
-    def news(self, now: float) -> CircuitNews:
-        """What other processes may want to know."""
+    def news(self, now: float, every: float) -> CircuitNews:
+        """What other processes may want to know, each so many seconds."""
         with self._lock:
             if self._cooldown is None:
                 return CircuitNews(self.generation)
-            left, probe = (max(0.0, end - now) for end in (self.opens, self._probe_ends))
+            # Who tells of a cooldown first probes first; the others hear of that in time.
+            probe_ends = max(self._probe_ends, self.opens + _HEAD_START * every)
+            left, probe = (max(0.0, end - now) for end in (self.opens, probe_ends))
             return CircuitNews(self.generation, self._cooldown, left, probe)
 
     def learn(self, known: CircuitNews, now: float) -> None:

@@ -57,13 +57,13 @@ class Load:
     def __init__(self, hanging: Hanging) -> None:
         self.hanging = hanging
         self.plain, self.streams = Latencies(), Latencies()
-        self.elsewhere = 0
-        """The attempts that other processes have under way."""
         self.reset()
 
     def reset(self) -> None:
         """Forget what is under way: a forked process does not have it."""
         self.in_flight = 0
+        self.elsewhere = 0
+        """The attempts that other processes have under way."""
         self._lock = Lock()
 
     @property
