@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help again demo demo-many hello python test test-lowest test-next providers engines lint format types types-docs docs lab notebooks mutants bench instructions screenshots pictures build wheel-test clean
+.PHONY: help again demo demo-many hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions screenshots pictures build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -49,9 +49,6 @@ PROVIDERS_TESTS := tests/providers $(addprefix tests/test_,classify.py clients.p
 
 providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own. FULL=1 for all combinations.
 	ALL_PROVIDERS=1 FULL=$(FULL) .providers-venv/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(PROVIDERS_TESTS)
-
-engines: .engines-venv/.ready ## Run the recipes for Ray, Dask and DBOS, each killed half-way and resumed.
-	ENGINES=1 .engines-venv/bin/python -m pytest $(PYTEST_ARGS) tests/engines
 
 lint: $(VENV)/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
@@ -112,12 +109,6 @@ pictures: .screenshots-venv/.ready ## Make the README's pictures anew. Needs Chr
 	@$(PYTHON) -m venv .providers-venv
 	@.providers-venv/bin/python -m pip install --quiet --upgrade pip
 	@.providers-venv/bin/python -m pip install --quiet --editable . --group providers
-	@touch $@
-
-.engines-venv/.ready: pyproject.toml
-	@$(PYTHON) -m venv .engines-venv
-	@.engines-venv/bin/python -m pip install --quiet --upgrade pip
-	@.engines-venv/bin/python -m pip install --quiet --editable . --group engines
 	@touch $@
 
 .docs-venv/.ready: pyproject.toml

@@ -1,1 +1,0 @@
-"""The recipes for offline jobs, run on their real engines."""
