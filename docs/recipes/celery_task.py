@@ -7,6 +7,6 @@ app = Celery("answers")
 app.config_from_object("celeryconfig")
 
 
-@app.task(acks_late=True, autoretry_for=(Exception,), max_retries=3, retry_backoff=True)
+@app.task(acks_late=True)
 def answer(prompt):
     return gateway.invoke(prompt).text

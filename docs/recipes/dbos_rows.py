@@ -6,13 +6,7 @@ from dbos import DBOS, SetWorkflowID
 from langchain_model_gateway import GatewayRunnable
 
 gateway = GatewayRunnable.from_config("gateway.yaml")
-DBOS(
-    config={
-        "name": "answers",
-        "system_database_url": "sqlite:///answers.sqlite",
-        "application_version": "1",
-    }
-)
+DBOS(config={"name": "answers", "application_version": "1"})  # kept in answers.sqlite
 
 
 @DBOS.workflow()

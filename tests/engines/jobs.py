@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shutil import copy, rmtree
@@ -122,12 +122,12 @@ class Job:
         self.tree.end()
         rmtree(self.folder, ignore_errors=True)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start it; its output goes into a file."""
+    def start(self, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start it, or Python with these arguments; its output goes into a file."""
         # A session of its own: Ray, when its driver is gone, kills the driver's whole group.
         with (self.folder / "output.txt").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, str(RECIPES / self.recipe)],
+                [sys.executable, *(arguments or [str(RECIPES / self.recipe)])],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=output,
@@ -149,12 +149,12 @@ class Job:
         self.tree.end(patience=3)
         assert status == 0, self.output()
 
-    def kill_after(self, answers: int, victim: Callable[[], int] | None = None) -> None:
+    def kill_after(self, answers: int) -> None:
         """Start it, and kill the driver (SIGKILL) once so many prompts were answered."""
         process = self.start()
         self.provider.wait_for(answers)
         self.tree.look()
-        os.kill(victim() if victim else process.pid, signal.SIGKILL)
+        process.kill()
         process.wait(60)
         self.tree.end(patience=3)
 

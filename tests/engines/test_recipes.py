@@ -11,13 +11,14 @@ from langchain_model_gateway import GatewayRunnable
 from .jobs import RECIPES, ROOT, Job, lines
 from .provider import Provider
 
-PAGE = ROOT / "docs/many-prompts.md"
-SHOWN = re.compile(r"`recipes/([\w.]+)`\](?:[^\n]*)\n\n```(?:py|yaml)\n(.*?)^```$", re.M | re.S)
+PAGES = sorted((ROOT / "docs").glob("many-prompts*.md"))
+SHOWN = re.compile(r"\[`recipes/([\w.]+)`\][^\n]*\n\n```(?:py|yaml)\n(.*?)^```$", re.M | re.S)
 
 
-def test_the_page_shows_the_recipes_as_they_are() -> None:
+def test_the_pages_show_the_recipes_as_they_are() -> None:
     """What is shown is what is run, of every recipe."""
-    shown = dict(SHOWN.findall(PAGE.read_text(encoding="utf-8")))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    shown = dict(SHOWN.findall(text))
     files = [path for path in RECIPES.iterdir() if path.is_file()]
     assert shown == {path.name: path.read_text(encoding="utf-8") for path in files}
 
