@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help again demo demo-many hello python test test-lowest test-next providers lint format types types-docs docs lab notebooks mutants bench instructions screenshots pictures build wheel-test clean
+.PHONY: help again demo demo-many hello python test test-lowest test-next providers engines lint format types types-docs docs lab notebooks mutants bench instructions screenshots pictures build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -49,6 +49,9 @@ PROVIDERS_TESTS := tests/providers $(addprefix tests/test_,classify.py clients.p
 
 providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own. FULL=1 for all combinations.
 	ALL_PROVIDERS=1 FULL=$(FULL) .providers-venv/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(PROVIDERS_TESTS)
+
+engines: .engines-venv/.ready ## Run offline jobs on Ray, Dask and DBOS, killed in the middle. FIGURES=1 measures them.
+	ENGINES=1 .engines-venv/bin/python -m $(if $(FIGURES),tests.engines.figures,pytest $(PYTEST_ARGS) tests/engines)
 
 lint: $(VENV)/.dev-ready ## Check the code's style.
 	$(BIN)/ruff check .
@@ -117,6 +120,12 @@ pictures: .screenshots-venv/.ready ## Make the README's pictures anew. Needs Chr
 	@.docs-venv/bin/python -m pip install --quiet --group docs
 	@touch $@
 
+.engines-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .engines-venv
+	@.engines-venv/bin/python -m pip install --quiet --upgrade pip
+	@.engines-venv/bin/python -m pip install --quiet --editable . --group engines
+	@touch $@
+
 .bench-venv/.ready: pyproject.toml
 	@$(PYTHON) -m venv .bench-venv
 	@.bench-venv/bin/python -m pip install --quiet --upgrade pip
@@ -139,7 +148,7 @@ wheel-test: build ## Test the built wheel, installed in an environment of its ow
 	./scripts/test-wheel dist/*.whl
 
 clean: ## Remove the environment and everything built.
-	rm -rf .venv .venv-* .bench-venv .docs-venv .providers-venv .screenshots-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+	rm -rf .venv .venv-* .bench-venv .docs-venv .engines-venv .providers-venv .screenshots-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp a dependency group: installed once, and again when pyproject.toml changes.

@@ -1,0 +1,1 @@
+"""Offline jobs on other people's engines, killed in the middle: `make engines`."""
