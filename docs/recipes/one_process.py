@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from tqdm import tqdm
+from rich.progress import track
 
 from langchain_model_gateway import GatewayRunnable
 
@@ -14,6 +14,6 @@ with Path("answers.jsonl").open("a+", buffering=1) as answers:
     prompts = [row["prompt"] for row in left]
     config = {"max_concurrency": 50}
     replies = gateway.batch_as_completed(prompts, config, return_exceptions=True)
-    for i, reply in tqdm(replies, total=len(left)):
+    for i, reply in track(replies, total=len(left)):
         if not isinstance(reply, Exception):  # a failed row is asked at the next start
             answers.write(json.dumps({"id": left[i]["id"], "answer": reply.text}) + "\n")
