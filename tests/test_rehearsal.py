@@ -304,7 +304,7 @@ def test_places_are_a_bound() -> None:
 def test_a_balance_shares_the_load(balance: Any) -> None:
     """The gateway's own balance draws, with chance from the seed."""
     shared = gateway(balance=balance)
-    one, same = (rehearse(shared, Traffic(calls_per_second=5, seconds=200), SECOND) for _ in "12")
+    one, same = (rehearse(shared, Traffic(calls_per_second=5, seconds=600), SECOND) for _ in "12")
     assert one.answers["a"] == pytest.approx(one.answers["b"], rel=0.1)
     assert one.calls == same.calls
 
@@ -320,6 +320,16 @@ def test_the_fastest_spares_a_slow_one() -> None:
     assert listed.p50 == 10
     assert fastest.p50 == 1
     assert fastest.asked["a"] * 4 < fastest.asked["b"]
+
+
+def test_much_traffic_does_not_hide_that_one_has_become_slow() -> None:
+    """Many good answers a moment ago weigh no more than a few: within 10 s it is hardly asked."""
+    slow = Provider(latency=1.0, slow=[(100, 200, 6)])
+    providers = {"a": slow, "b": SECOND, "c": SECOND, "d": SECOND}
+    traffic = Traffic(calls_per_second=20, seconds=200)
+    fastest = gateway("abcd", balance="fastest")
+    done = [rehearse(fastest, traffic, providers, seed=seed) for seed in range(3)]
+    assert sum(each.between(110, 160).asked["a"] for each in done) < 75  # of 3,000
 
 
 def test_a_thread_keeps_its_deployment() -> None:

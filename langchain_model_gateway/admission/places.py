@@ -12,6 +12,9 @@ from langchain_model_gateway.guards import Hanging
 _MEMORY: Final = 30.0
 """The seconds after which a latency counts for a third (e-folding)."""
 
+_MOST_WEIGHT: Final = 32.0
+"""How many latencies count at most: with many a second, 30 s of a good past would hide trouble."""
+
 _MOST_KEPT: Final = 128
 _LEAST_OF_A_FAILURE: Final = 1.0
 """What fails at once is not quick."""
@@ -30,6 +33,8 @@ class Latencies:
     def note(self, seconds: float, now: float) -> None:
         """An attempt took so long."""
         fading = self._fading(now)
+        if self._weight:
+            fading = min(fading, (_MOST_WEIGHT - 1) / self._weight)
         self._sum = self._sum * fading + seconds
         self._weight = self._weight * fading + 1
         self._at = now
