@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import (
@@ -450,3 +451,80 @@ def test_all_failed_after_a_wait_is_told_as_ever() -> None:
         with pytest.raises(AllModelsFailedError):
             gateway.invoke("?")
     assert clock.waits == [pytest.approx(60)]
+
+
+# --- what a limit counts, to the last token -----------------------------------------------------
+
+
+def test_a_429_fills_the_limit_of_tokens_too(traffic: Traffic) -> None:
+    """Nothing is asked before the moment that the server told."""
+    traffic.over({"tpm": 6_000}, {})
+    traffic.a.error = ServerError(429, "20")
+    assert traffic.call() == "b"
+    (deferred,) = traffic.gateway.explain().deferred
+    assert deferred.reason == "limited, 6,000 tokens a minute"
+    assert deferred.until is not None
+    assert (deferred.until - traffic.clock.now()).total_seconds() == pytest.approx(20)
+
+
+def test_a_server_that_is_down_fills_no_limit(traffic: Traffic) -> None:
+    """`Retry-After` of a 503 says nothing about a limit."""
+    traffic.over({"rpm": 60, "tpm": 6_000}, {})
+    traffic.a.error = ServerError(503, "20")
+    assert traffic.call() == "b"
+    assert traffic.gateway.explain().deferred == ()
+
+
+def test_the_models_own_maximum_is_reserved(traffic: Traffic) -> None:
+    """Not the mean of recent answers: the next one may be as long as it is allowed to be."""
+    traffic.over({"tpm": 600}, {})
+    assert traffic.call(2) == "aa"
+    bound = {"model": traffic.a.bind(max_tokens=500)}
+    traffic.over({"tpm": 600, **bound}, {})
+    assert traffic.call(2) == "ab"
+
+
+def test_the_mean_of_recent_answers_is_reserved(traffic: Traffic) -> None:
+    """The latest counts a tenth."""
+    traffic.over({"tpm": 1e6}, {})
+    for made in (100, 0):
+        traffic.a.usage = (25, made)
+        traffic.call()
+    assert traffic.gateway._memory["a"].usage.mean_output == pytest.approx(90)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        INPUT,
+        [HumanMessage(INPUT)],
+        [("user", INPUT)],
+        ChatPromptValue(messages=[HumanMessage(INPUT)]),
+    ],
+)
+def test_every_form_of_input_is_counted(value: Any) -> None:
+    """A text, messages and a prompt's value are 25 tokens alike."""
+    traffic = Traffic("invoke").over({"tpm": 600}, {})
+    answers = [traffic.gateway.invoke(value).content for _ in range(3)]
+    assert answers == ["a", "a", "b"]
+
+
+def test_a_correction_of_tokens_takes_no_request(traffic: Traffic) -> None:
+    """Six requests at once are six, however many tokens they told."""
+    traffic.a.usage = (25, 50)
+    assert traffic.over({"rpm": 60, "tpm": 1e6}, {}).call(7) == "aaaaaab"
+
+
+async def test_a_cancelled_wait_gives_its_tokens_back() -> None:
+    """They were not used."""
+    entry = {"model_name": "b", "model": Backup(), "tpm": 60}
+    gateway = GatewayRunnable(models=[entry], max_wait=1000)
+    await gateway.ainvoke(INPUT)
+    before = gateway._memory["b"].usage.tokens.ends
+    task = asyncio.create_task(gateway.ainvoke(INPUT))
+    await asyncio.sleep(0.02)
+    assert gateway._memory["b"].usage.tokens.ends == pytest.approx(before + INPUT_TOKENS)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gateway._memory["b"].usage.tokens.ends == pytest.approx(before)

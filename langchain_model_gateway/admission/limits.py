@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 
 from langchain_core.messages import convert_to_messages
 from langchain_core.messages.utils import count_tokens_approximately
-from langchain_core.prompt_values import PromptValue
 
 from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
 from langchain_model_gateway.sharing import LimitNews
@@ -256,11 +255,7 @@ class LimitsPermit(NamedTuple):
 def size_of(value: Any) -> int:
     """The tokens of a call's input, approximately; 0 for what is no input of a chat model."""
     try:
-        messages = value.to_messages() if isinstance(value, PromptValue) else value
-        return int(
-            count_tokens_approximately(
-                convert_to_messages([messages] if isinstance(messages, str) else messages)
-            )
-        )
+        messages = convert_to_messages([value] if isinstance(value, str) else value)
+        return int(count_tokens_approximately(messages))
     except Exception:  # noqa: BLE001 - a chain's own input; the usage that is told corrects it
         return 0
