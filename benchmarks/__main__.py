@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import imports, in_process, over_http, report, server
-from benchmarks.contenders import contenders
+from benchmarks.contenders import contenders, sharers
 from benchmarks.measure import Record
 
 SECTIONS = ("in-process", "http", "hanging", "import")
@@ -36,7 +36,10 @@ def main() -> None:
         console.print(f"[dim]{time.perf_counter() - began:6.1f} s  {what}[/]", highlight=False)
 
     wanted = arguments.only or SECTIONS
-    everybody = [e for e in contenders() if not arguments.ours or e.family == "langchain"]
+    everybody, sharing = (
+        [each for each in kinds if not arguments.ours or each.family == "langchain"]
+        for kinds in (contenders(), sharers())
+    )
     quick = bool(arguments.quick)
     calls = (
         in_process.Effort(5, 0.01, 200, 1.0) if quick else in_process.Effort(15, 0.1, 10_000, 120.0)
@@ -53,7 +56,7 @@ def main() -> None:
             records += imports.measure(1 if quick else 7, say)
         with asyncio.Runner() as runner, server.provider() as address:
             if "in-process" in wanted:
-                records += in_process.measure(everybody, calls, runner, say)
+                records += in_process.measure([*everybody, *sharing], calls, runner, say)
             if "http" in wanted:
                 records += over_http.measure(everybody, load, address, runner, say)
             if "hanging" in wanted:

@@ -85,3 +85,22 @@ class InstantChatModel(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         for chunk in self._stream(messages):
             yield chunk
+
+
+class ThreadedChatModel(BaseChatModel):
+    """A backend whose model is only sync: async callers get it in a thread."""
+
+    backend: Backend
+
+    @property
+    def _llm_type(self) -> str:
+        return "threaded"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(ANSWER))])

@@ -8,8 +8,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import Runnable, RunnableConfig
 from typing_extensions import override
 
-from benchmarks.backends import Backend, InstantChatModel
-from langchain_model_gateway import CooldownPolicy, GatewayRunnable, RetryPolicy
+from benchmarks.backends import Backend, InstantChatModel, ThreadedChatModel
+from langchain_model_gateway import CooldownPolicy, GatewayRunnable, HedgePolicy, RetryPolicy
 
 _ANOTHER_DAY = (datetime.now(UTC) + timedelta(days=3)).strftime("%a")
 WINDOWS = [{"start": "09:00", "end": "17:00", "days": [_ANOTHER_DAY]}]
@@ -25,12 +25,14 @@ class Contender:
         name: What the table calls it.
         family: Its library; an overhead is told against the same library's bare model.
         is_direct: Whether it is that bare model, with only the first backend behind it.
+        shares: Whether it shares calls between its backends, in place of going down a list.
         most_failures: How many failures in one call it takes in a bearable time; `None`: any.
     """
 
     name: ClassVar[str]
     family: ClassVar[str]
     is_direct: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
     most_failures: ClassVar[int | None] = None
 
     def __init__(self, backends: Sequence[Backend], *, has_handler: bool = False) -> None:
@@ -142,8 +144,92 @@ class GatewayWithPolicies(Gateway):
     }
 
 
+class _Sharing(_LangChain):
+    """Ours, with a rule about traffic."""
+
+    shares = True
+    rules: ClassVar[dict[str, Any]] = {}
+    limits: ClassVar[dict[str, Any]] = {}
+
+    def _over(self, models: list[Runnable[Any, Any]]) -> Runnable[Any, Any]:
+        entries: list[Any] = [
+            {"model_name": f"m{i}", "model": model, **self.limits} for i, model in enumerate(models)
+        ]
+        return GatewayRunnable(models=entries, **self.rules)
+
+
+class GatewayWeighted(_Sharing):
+    """Ours, each in turn."""
+
+    name = "gateway, weighted"
+    rules: ClassVar[dict[str, Any]] = {"balance": "weighted"}
+
+
+class GatewayLeastBusy(_Sharing):
+    """Ours, the less busy of two."""
+
+    name = "gateway, least busy"
+    rules: ClassVar[dict[str, Any]] = {"balance": "least_busy"}
+
+
+class GatewayFastest(_Sharing):
+    """Ours, the quicker of two."""
+
+    name = "gateway, fastest"
+    rules: ClassVar[dict[str, Any]] = {"balance": "fastest"}
+
+
+class GatewayRequests(_Sharing):
+    """Ours, in list order, with a limit of requests that is never reached."""
+
+    name = "gateway, rpm"
+    limits: ClassVar[dict[str, Any]] = {"rpm": 1e9}
+
+
+class GatewayTokens(_Sharing):
+    """Ours, with limits of requests and tokens that are never reached."""
+
+    name = "gateway, rpm and tpm"
+    limits: ClassVar[dict[str, Any]] = {"rpm": 1e9, "tpm": 1e12}
+
+
+class GatewayHedging(_Sharing):
+    """Ours, ready to ask another, which is never needed."""
+
+    name = "gateway, hedge"
+    rules: ClassVar[dict[str, Any]] = {"hedge": HedgePolicy(delay=60)}
+
+    @override
+    def call(self, text: str) -> Any:
+        raise NotImplementedError  # in threads of their own: another kind of work
+
+
+class InAThread(_LangChain):
+    """A bare model that async callers get in a thread: what an armed hedge is held against."""
+
+    name = "model in a thread"
+    shares = True
+
+    def __init__(self, backends: Sequence[Backend], *, has_handler: bool = False) -> None:
+        self._config = None
+        self._runnable = ThreadedChatModel(backend=backends[0])
+
+    @override
+    def call(self, text: str) -> Any:
+        raise NotImplementedError
+
+
 def contenders() -> list[type[Contender]]:
-    """Everybody; a peer whose library is not installed is none."""
+    """Everybody who goes down a list; a peer whose library is not installed is none."""
     from benchmarks import peers  # noqa: PLC0415 - imports libraries that may not be there
 
     return [Direct, WithFallbacks, Gateway, GatewayWithPolicies, *peers.contenders()]
+
+
+def sharers() -> list[type[Contender]]:
+    """Everybody who shares calls between equal deployments."""
+    from benchmarks import peers  # noqa: PLC0415 - as above
+
+    balances = [GatewayWeighted, GatewayLeastBusy, GatewayFastest]
+    limits = [GatewayRequests, GatewayTokens]
+    return [*balances, *limits, GatewayHedging, InAThread, *peers.sharers()]

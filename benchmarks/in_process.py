@@ -43,10 +43,13 @@ class Work:
     backends: tuple[Backend, ...]
     has_handler: bool = False
     langchain_only: bool = False
+    is_shared: bool = False
 
     def suits(self, contender: type[Contender]) -> bool:
         """Whether it makes sense to ask this contender."""
         if contender.is_direct and self.backends[0].fails != "never":
+            return False
+        if not contender.is_direct and contender.shares != self.is_shared:
             return False
         failures = sum(backend.fails == "always" for backend in self.backends)
         if contender.most_failures is not None and failures > contender.most_failures:
@@ -67,6 +70,7 @@ def works() -> Iterator[Work]:
             backends = (Backend(chunks=chunks),) * 2
             name = f"{'' if stream == 'stream' else 'a'}stream of {chunks:,} chunks"
             yield Work(name, stream, backends)
+        yield Work(f"shared by four, {kind}", call, (GOOD,) * 4, is_shared=True)
     for deployments in (50, 1000):
         name = f"healthy, invoke, {deployments:,} deployments"
         yield Work(name, "call", (GOOD,) * deployments, langchain_only=True)
@@ -104,7 +108,7 @@ def _measure_family(
             for each, contender in ready.items()
             if contender is not None
         }
-        if not samples:
+        if not samples or all(each.is_direct for each in ready):
             continue
         say(work.name)
         values = interleaved(samples, effort.rounds, effort.budget)

@@ -138,6 +138,52 @@ class LiteLLMRouterWithCooldown(LiteLLMRouter):
     settings = {"allowed_fails": 2, "cooldown_time": 30}  # noqa: RUF012
 
 
+class _LiteLLMShared(LiteLLMDirect):
+    """`litellm.Router` over equal deployments of one group; no cooldown, no fallback."""
+
+    is_direct = False
+    shares = True
+    strategy = "simple-shuffle"
+    limits: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, backends: Sequence[Backend], *, has_handler: bool = False) -> None:
+        super().__init__(backends, has_handler=has_handler)
+        deployments = [
+            {"model_name": "m", "litellm_params": {**_litellm_params(each), **self.limits}}
+            for each in backends
+        ]
+        router = _litellm().Router(
+            model_list=deployments,
+            routing_strategy=self.strategy,
+            num_retries=0,
+            disable_cooldowns=True,
+        )
+        self._completion, self._acompletion = router.completion, router.acompletion
+        self._given = {"model": "m"}
+
+
+class LiteLLMLeastBusy(_LiteLLMShared):
+    """By requests under way."""
+
+    name = "litellm Router, least-busy"
+    strategy = "least-busy"
+
+
+class LiteLLMFastest(_LiteLLMShared):
+    """By recent latency."""
+
+    name = "litellm Router, latency-based"
+    strategy = "latency-based-routing"
+
+
+class LiteLLMUsage(_LiteLLMShared):
+    """By usage in this minute, with limits that are never reached."""
+
+    name = "litellm Router, usage-based-v2, rpm and tpm"
+    strategy = "usage-based-routing-v2"
+    limits = {"rpm": 10**9, "tpm": 10**12}  # noqa: RUF012
+
+
 def _messages(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
@@ -292,6 +338,11 @@ class MsgfluxGateway(MsgfluxDirect):
                 for i, model in enumerate(models)
             ]
         )
+
+
+def sharers() -> list[type[Contender]]:
+    """LiteLLM's, if it is installed: nobody else shares calls."""
+    return [LiteLLMLeastBusy, LiteLLMFastest, LiteLLMUsage] if find_spec("litellm") else []
 
 
 def contenders() -> list[type[Contender]]:

@@ -31,6 +31,7 @@ def verdicts(records: Sequence[Record]) -> Iterator[Verdict]:
         yield from _ratio(found, f"{form} of 1,000 chunks", "direct", 1.04)
     for work in {r.work for r in records if r.work.startswith("abatch") and r.section != "memory"}:
         yield from _ratio(found, work, "with_fallbacks", 0.85)
+    yield from _sharing(found)
     yield from _ratio(found, "import", "langchain_core", 1.05)
     for work in {r.work for r in records if r.section == "hanging"}:
         yield from _ratio(found, work, "oracle", 1.20, ours="gateway + cooldown")
@@ -45,7 +46,18 @@ def _ratio(
     if mine and theirs:
         ratio = mine.over(theirs)
         target = f"at most {limit:.2f} x {baseline}"
+        work = work if ours == "gateway" else f"{work}: {ours}"
         yield Verdict(work, target, f"{ratio:.2f} x", ratio <= limit)
+
+
+def _sharing(found: Found) -> Iterator[Verdict]:
+    """Balance and limits against the bare model; an armed hedge against a thread."""
+    for form, limit in (("invoke", 1.40), ("ainvoke", 1.30)):
+        for rule in ("weighted", "least busy", "fastest", "rpm", "rpm and tpm"):
+            ours = f"gateway, {rule}"
+            yield from _ratio(found, f"shared by four, {form}", "direct", limit, ours)
+    thread = "model in a thread"
+    yield from _ratio(found, "shared by four, ainvoke", thread, 1.10, "gateway, hedge")
 
 
 def _scaling(found: Found) -> Iterator[Verdict]:

@@ -80,16 +80,17 @@ def draw(
     first = _by_weight(candidates, uniform)
     second = _by_weight([each for each in candidates if each is not first], uniform)
     if balance == "least_busy":
-        one, other = (each.load.places / each.weight for each in (first, second))
+        one, other = first.load.places / first.weight, second.load.places / second.weight
     else:
-        one, other = (_expected(each, now, streams=streams) for each in (first, second))
+        one = _expected(first, now, streams=streams)
+        other = _expected(second, now, streams=streams)
     return second if other < one else first
 
 
 def _by_turn(candidates: Sequence[C], *, advance: bool) -> C:
     """Smooth weighted round-robin, as nginx has it: a, a, b, a for weights of 3 and 1."""
     with _turns:
-        total = sum(each.weight for each in candidates)
+        total = sum([each.weight for each in candidates])
         chosen = max(candidates, key=lambda each: each.turn.credit + each.weight)
         if advance:
             for each in candidates:
@@ -99,7 +100,7 @@ def _by_turn(candidates: Sequence[C], *, advance: bool) -> C:
 
 
 def _by_weight(candidates: Sequence[C], uniform: Chance) -> C:
-    point = uniform(0.0, sum(each.weight for each in candidates))
+    point = uniform(0.0, sum([each.weight for each in candidates]))
     for each in candidates:
         point -= each.weight
         if point < 0:

@@ -177,7 +177,7 @@ class Routing:
         """The one of the first tier's deployments that is asked next: one that may be, if any."""
         first = pending[0]
         tier = [each for each in pending if each.tier == first.tier]
-        candidates = [each for each in tier if each.closed(at, size) is None]
+        candidates = [each for each in tier if not each.gates or each.closed(at, size) is None]
         if self.rules.balance is None or not candidates:
             return first
         uniform, now = self.clock.uniform, at.monotonic()

@@ -48,9 +48,9 @@ class Target:
     """A deployment, ready to be asked: what its calls need, worked out once."""
 
     __slots__ = (
-        *("_deployment", "admissions", "client", "counts_tokens", "hanging", "has_tools", "lacks"),
-        *("load", "model", "model_name", "provider", "stall_timeout", "tier", "timeout", "turn"),
-        *("weight", "window"),
+        *("_deployment", "admissions", "client", "counts_tokens", "gates", "hanging", "has_tools"),
+        *("lacks", "load", "model", "model_name", "provider", "stall_timeout", "tier", "timeout"),
+        *("turn", "weight", "window"),
     )
 
     def __init__(
@@ -92,10 +92,13 @@ class Target:
         if deployment.max_concurrency is not None or is_watched:
             admissions.append(Places(state.load, deployment.max_concurrency))
         self.admissions = tuple(admissions)
+        # Places without a bound only count: they close nobody out.
+        is_open = is_watched and deployment.max_concurrency is None
+        self.gates = self.admissions[:-1] if is_open else self.admissions
 
     def closed(self, at: Moment, size: Size) -> Closed | None:
         """Why it may not be asked at a moment; `None` if it may."""
-        for admission in self.admissions:
+        for admission in self.gates:
             if (closed := admission.closed(at, size)) is not None:
                 return closed
         return None

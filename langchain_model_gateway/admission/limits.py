@@ -111,24 +111,24 @@ class Usage:
         self._outputs = float(tokens) if known is None else known + 0.1 * (tokens - known)
 
 
-class Rate(NamedTuple):
+class Rate:
     """So many requests or tokens a minute, evenly, with a small burst.
 
     The burst is a tenth of a minute's amount, or five where that is less: providers enforce
     seconds, whatever they say of minutes.
+
+    Attributes:
+        per_minute: How many.
+        interval: The seconds in which one flows off.
+        burst: How many may be taken at once.
     """
 
-    per_minute: float
+    __slots__ = ("burst", "interval", "per_minute")
 
-    @property
-    def interval(self) -> float:
-        """The seconds in which one flows off."""
-        return 60.0 / self.per_minute
-
-    @property
-    def burst(self) -> float:
-        """How many may be taken at once."""
-        return max(self.per_minute / 10, min(self.per_minute, 5.0))
+    def __init__(self, per_minute: float) -> None:
+        self.per_minute = per_minute
+        self.interval = 60.0 / per_minute
+        self.burst = max(per_minute / 10, min(per_minute, 5.0))
 
     def wait(self, ends: float, now: float, amount: float) -> float:
         """The seconds until so much may be taken; what is larger than the burst goes alone."""
@@ -162,16 +162,17 @@ class Limits:
 
     def closed(self, at: Moment, size: Size) -> Closed | None:
         """The limit that is reached at a moment, with when there is room again."""
-        return self._closed(at, self._estimate(size))
+        waits = self._waits(at.monotonic(), self._estimate(size))
+        return self._closed(at, waits) if max(waits) > _ROUNDING else None
 
     def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "LimitsPermit | Closed":
         """Take what the attempt needs; as the last resort, book it ahead."""
         tokens, now, usage = self._estimate(size), at.monotonic(), self.usage
         with usage.lock:
-            closed = self._closed(at, tokens)
-            if closed is not None and not is_last_resort:
-                return closed
-            wait = max(self._waits(now, tokens))
+            waits = self._waits(now, tokens)
+            wait = max(waits)
+            if wait > _ROUNDING and not is_last_resort:
+                return self._closed(at, waits)
             self._take(now, 1, tokens)
         return LimitsPermit(self, tokens, wait)
 
@@ -213,15 +214,12 @@ class Limits:
             0.0 if tpm is None else tpm.wait(usage.tokens.ends, now, tokens),
         )
 
-    def _closed(self, at: Moment, tokens: int) -> Closed | None:
-        for_request, for_tokens = self._waits(at.monotonic(), tokens)
-        wait = max(for_request, for_tokens)
-        if wait <= _ROUNDING:
-            return None
+    def _closed(self, at: Moment, waits: tuple[float, float]) -> Closed:
+        for_request, for_tokens = waits
         rate, what = (self._rpm, "requests") if for_request >= for_tokens else (self._tpm, "tokens")
         assert rate is not None  # noqa: S101
         reason = f"limited, {rate.per_minute:,.15g} {what} a minute"
-        return Closed("limited", reason, at.now() + timedelta(seconds=wait))
+        return Closed("limited", reason, at.now() + timedelta(seconds=max(waits)))
 
     def _take(self, now: float, requests: int, tokens: int) -> None:
         """Take, or pay back. The lock is held."""
