@@ -147,6 +147,9 @@ class Call(Progress):
             yield Wait(delay)
             # Meanwhile a window may have begun, or other calls have failed.
             entry = target.enter(clock, self.size, is_last_resort=is_last_resort)
+            if self._is_only_limited(entry):
+                is_last_resort = True
+                entry = target.enter(clock, self.size, is_last_resort=True)
             if isinstance(entry, Closed):
                 return
             permits = entry
@@ -247,7 +250,12 @@ class Call(Progress):
             return None
         closed = target.closed(Then(clock, delay), self.size)
         is_open = closed is None or (is_last_resort and closed.kind != "restricted")
-        return delay if is_open else None
+        return delay if is_open or self._is_only_limited(closed) else None
+
+    def _is_only_limited(self, entry: object) -> bool:
+        """Whether a deployment has no room, and nobody else can be asked: then it waits for it."""
+        is_limited = isinstance(entry, Closed) and entry.kind == "limited"
+        return is_limited and not self._another_is_free()
 
     def _another_is_free(self) -> bool:
         return self.fallback and bool(self._free({each.model_name for each in self.failures}))

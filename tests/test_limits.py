@@ -17,6 +17,8 @@ from langchain_model_gateway import (
     NoModelAvailableError,
     RetryPolicy,
 )
+from tests.conftest import CallForm
+from tests.models import says
 from tests.oracle import ServerError, VirtualClock, rehearsed
 
 FORMS = ["invoke", "ainvoke", "stream", "astream"]
@@ -528,3 +530,38 @@ async def test_a_cancelled_wait_gives_its_tokens_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert gateway._memory["b"].usage.tokens.ends == pytest.approx(before)
+
+
+def test_a_retry_waits_for_room_where_nobody_else_can_be_asked(ask: CallForm) -> None:
+    """A limit that is full does not end the call: the retry waits, as a first attempt would."""
+    model = says(*"aaaaa", ServerError(503, None), "b")
+    entries: Any = [{"model_name": "a", "model": model, "rpm": 60}]
+    clock = VirtualClock()
+    retry = RetryPolicy(max_attempts=3, initial_delay=0.01)
+    gateway = rehearsed(GatewayRunnable(entries, retry=retry, max_wait=300), clock)
+    assert [ask(gateway, "?").text for _ in range(6)] == [*"aaaaab"]
+    assert clock.time == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_retry_goes_on_at_once_where_no_wait_is_wanted(ask: CallForm) -> None:
+    """Without `max_wait` a limit is a courtesy: the provider decides."""
+    model = says(*"aaaaa", ServerError(503, None), "b")
+    entries: Any = [{"model_name": "a", "model": model, "rpm": 60}]
+    clock = VirtualClock()
+    retry = RetryPolicy(max_attempts=3, initial_delay=0.01)
+    gateway = rehearsed(GatewayRunnable(entries, retry=retry), clock)
+    assert [ask(gateway, "?").text for _ in range(6)] == [*"aaaaab"]
+    assert clock.time < 0.05
+
+
+def test_no_retry_waits_for_room_while_another_is_free(ask: CallForm) -> None:
+    """The call falls back at once."""
+    model = says(*"aaaaa", ServerError(503, None), "b")
+    entries: Any = [
+        {"model_name": "a", "model": model, "rpm": 60},
+        {"model_name": "other", "model": says("other")},
+    ]
+    clock = VirtualClock()
+    gateway = rehearsed(GatewayRunnable(entries, retry=RetryPolicy(), max_wait=300), clock)
+    assert [ask(gateway, "?").text for _ in range(6)] == [*"aaaaa", "other"]
+    assert clock.waits == []
