@@ -111,7 +111,7 @@ def test_two_ray_actors_keep_to_one_limit() -> None:
         job.environment["REDIS_URL"] = f"redis://127.0.0.1:{server.port}"
         job.run()
         assert max(provider.asked.values()) == 1
-        # A burst of 60, and 10 a second, of the 11 it allows: two lone actors would take 120 at once.
+        # A burst of 60, and 10 a second, of the 11 it allows: two alone take 120 at once.
         seconds = provider.times[-1] - provider.times[0]
         TOLD.append(f"{job.recipe}: {provider.statuses[429]} of 160 requests drew a 429")
         assert seconds >= 8
