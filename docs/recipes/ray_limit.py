@@ -13,8 +13,9 @@ class Asker:
         self.gateway = GatewayRunnable.from_config(config, state=RedisState(redis))
 
     async def ask(self, prompts):
-        replies = await self.gateway.abatch(prompts, {"max_concurrency": 20})
-        return [reply.text for reply in replies]
+        config = {"max_concurrency": 20}
+        replies = await self.gateway.abatch(prompts, config, return_exceptions=True)
+        return [reply.text for reply in replies if not isinstance(reply, Exception)]
 
 
 rows = [json.loads(line) for line in Path("prompts.jsonl").open()]
