@@ -26,7 +26,8 @@ from langchain_model_gateway import (
     RetryPolicy,
 )
 from langchain_model_gateway.diagnosis import processes
-from tests.models import NEVER, ScriptedChatModel, gateway_over, says
+from tests.models import NEVER, ScriptedChatModel, gateway_over, says, who
+from tests.test_hedging import Model
 
 DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 MONDAY = "2026-06-01 00:00"
@@ -811,6 +812,33 @@ def test_a_hedge_that_comes_too_late(delay: float, limits: Any, rules: Any, foun
 
 
 @pytest.mark.parametrize(
+    ("least_delay", "told", "is_hedged"),
+    [(0.01, "not hedged before its usual latency is known", True), (1, "never hedged", False)],
+)
+def test_what_a_late_hedge_costs_is_told_as_it_is(
+    least_delay: float, told: str, is_hedged: bool
+) -> None:
+    """A known latency brings a late hedge forward, but not below its least delay; so it is told."""
+    slow, hedge = Model("slow"), HedgePolicy(delay=60, least_delay=least_delay)
+    entries = [limited(slow, timeout=0.5), limited(Model("quick"), timeout=0.5)]
+    gateway = traffic(*entries, hedge=hedge)
+    messages = [f.message for f in diagnosis(gateway) if f.code == "hedge-too-late"]
+    assert len(messages) == 2
+    assert all(told in message for message in messages)
+    gateway.invoke("hi")
+    slow.go.clear()
+    try:
+        answer = gateway.invoke("hi")
+    finally:
+        slow.go.set()
+    assert who(answer) == "strong"
+    stamp = answer.response_metadata["gateway"]
+    assert (stamp.get("hedged"), len(stamp["failed"])) == (
+        (["weak"], 0) if is_hedged else (None, 1)
+    )
+
+
+@pytest.mark.parametrize(
     ("entries", "windows", "rules", "found"),
     [
         (1, (), {}, True),
@@ -883,6 +911,32 @@ def test_a_hedge_runs_a_providers_tools_twice(tool: Any, name: str) -> None:
     finding = the_finding(traffic(*models, hedge=hedge), "hedge-with-server-tools")
     assert f"runs {name} itself: up to 0.1 of all calls" in finding.message
     assert diagnosis(traffic(*models)) == []
+
+
+MCP = [{"type": "url", "url": "https://mcp.example.test", "name": "tickets"}]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (lambda: claude(mcp_servers=MCP), "mcp"),
+        (lambda: claude().bind(mcp_servers=MCP), "mcp"),
+        (lambda: client(model_kwargs={"tools": [{"type": "web_search"}]}), "web_search"),
+        (lambda: client().bind(web_search_options={}), "web_search"),
+        (lambda: traffic(client().bind(tools=[{"type": "mcp"}]), claude()), "mcp"),
+        (lambda: claude(mcp_servers=[]), None),
+        (lambda: client(model_kwargs={"tools": []}), None),
+        (lambda: traffic(client(), claude()), None),
+    ],
+)
+def test_a_providers_tools_count_wherever_they_are_set(
+    model: Callable[[], Any], name: str | None
+) -> None:
+    """Tools of the provider's are told on the model, in its keywords and in a gateway inside."""
+    found = diagnosis(traffic(model(), says("b"), hedge=HedgePolicy()))
+    told = [f.message for f in found if f.code == "hedge-with-server-tools"]
+    assert len(told) == (0 if name is None else 1)
+    assert all(f"provider runs {name} itself" in message for message in told)
 
 
 @pytest.mark.parametrize("model", [client, claude, made], ids=["openai", "anthropic", "by name"])

@@ -154,8 +154,7 @@ def hedge_with_server_tools(setup: Setup) -> Iterator[Finding]:
     if setup.hedge is None:
         return
     for deployment in setup.models:
-        names = dict.fromkeys(filter(None, map(_server_tool, bound_tools(deployment.model))))
-        if names:
+        if names := dict.fromkeys(_server_tools(deployment)):
             yield Finding(
                 "hedge-with-server-tools",
                 (deployment.model_name,),
@@ -163,6 +162,20 @@ def hedge_with_server_tools(setup: Setup) -> Iterator[Finding]:
                 "all calls are hedged, and run and pay them twice",
                 "Bind such tools to a gateway with no hedge",
             )
+
+
+def _server_tools(deployment: ModelDeployment) -> Iterator[str]:
+    """What the provider runs, bound or set on the model, here or in a gateway inside."""
+    for each in deployment.by_path().values():
+        model = each.inner_model
+        own = getattr(model, "model_kwargs", None) or {}
+        given = {**own, **clients.bound_keywords(each.model)}
+        tools = [*bound_tools(each.model), *(given.get("tools") or ())]
+        yield from filter(None, map(_server_tool, tools))
+        if given.get("mcp_servers") or getattr(model, "mcp_servers", None):  # Anthropic's
+            yield "mcp"
+        if given.get("web_search_options") is not None:  # OpenAI's search models
+            yield "web_search"
 
 
 def _server_tool(tool: Any) -> str | None:
@@ -182,11 +195,14 @@ def hedge_too_late(setup: Setup) -> Iterator[Finding]:
     for deployment in setup.models:
         ends = [each for each in (attempt_seconds(deployment), setup.timeout) if each is not None]
         if ends and setup.hedge.delay >= min(ends):
+            when = "never hedged"
+            if setup.hedge.least_delay < min(ends):  # a known latency brings the hedge forward
+                when = "not hedged before its usual latency is known"
             yield Finding(
                 "hedge-too-late",
                 (deployment.model_name,),
                 f"its attempt ends after {min(ends):g} s, another is asked beside it after "
-                f"{setup.hedge.delay:g} s: one that hangs is never hedged",
+                f"{setup.hedge.delay:g} s: one that hangs is {when}",
                 "Give the hedge a delay well below the timeout",
             )
 
