@@ -574,13 +574,18 @@ class Oracle:
                 return
             # One that may not be asked by then is not waited for.
             then = self.time + wait
-            is_closed = self._is_cooling(deployment, then) or self._wait_for_room(deployment, then)
-            if not is_last_resort and is_closed:
+            if not is_last_resort and self._is_cooling(deployment, then):
                 return
             if self._is_restricted(deployment, then):
                 return
+            is_limited = self._wait_for_room(deployment, then) > 0
+            if not is_last_resort and is_limited and self._another_is_free(everyone):
+                return
             self.waits.append(wait)
             self.time = then
+            if not is_last_resort and is_limited and self._another_is_free(everyone):
+                return
+            is_last_resort = is_last_resort or is_limited
 
     def _wait(
         self, attempt: int, outcome: Outcome | None, everyone: list[Deployment]
@@ -590,14 +595,15 @@ class Oracle:
         asked = self._retry_after(outcome)
         if asked is not None and asked > rules["max_retry_after"]:
             return None
-        tried = {name for name, _ in self.failures}
-        untried = [each for each in everyone if each.name not in tried]
-        is_free = [self._is_free(each) for each in untried]
-        if asked is not None and asked > rules["max_delay"] and any(is_free):
+        if asked is not None and asked > rules["max_delay"] and self._another_is_free(everyone):
             return None
         longest = min(rules["max_delay"], rules["initial_delay"] * 2 ** (attempt - 1))
         wait = max(longest * jitter(self.time), asked or 0)
         return wait if self.time + wait < self.deadline else None
+
+    def _another_is_free(self, everyone: list[Deployment]) -> bool:
+        tried = {name for name, _ in self.failures}
+        return any(self._is_free(each) for each in everyone if each.name not in tried)
 
     def _attempt(
         self, deployment: Deployment, *, is_probe: bool, is_extra: bool
