@@ -141,6 +141,9 @@ class Deployment:
     windows: tuple[tuple[str, str], ...] = ()
     timeout: float | None = None
     stall_timeout: float | None = None
+    weight: float = 1.0
+    tier: int = 0
+    rpm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ class Schedule:
     timeout: float | None = None
     reject: tuple[str, ...] = ()
     lookup_errors_are_handled: bool = True
+    balance: str | None = None
+    max_wait: float | None = None
 
 
 class ServerError(Exception):
@@ -222,6 +227,10 @@ def random_schedule(seed: int) -> Schedule:
         calls.append((pause, maybe(None, None, *names)))
         minutes.append(int(time // 60) + 1)
 
+    # Of its own, so that the faults stay what they are without it.
+    traffic = random.Random(f"traffic {seed}")
+    is_shared, is_limited = traffic.random() < 0.4, traffic.random() < 0.4
+
     def window() -> tuple[str, str]:
         start, length = chance.choice(minutes[-3:]), chance.choice([1, 2, 60, 720])
         first, last = NOON + timedelta(minutes=start), NOON + timedelta(minutes=start + length)
@@ -234,6 +243,10 @@ def random_schedule(seed: int) -> Schedule:
             windows=tuple(window() for _ in range(chance.choice([0, 0, 1, 2]))),
             timeout=maybe(None, 1.0, 2.0, 5.0),
             stall_timeout=maybe(None, 1.0, 2.0),
+            weight=traffic.choice([1.0, 1.0, 2.0, 3.0]) if is_shared else 1.0,
+            tier=traffic.choice([0, 0, 0, 1]) if is_shared else 0,
+            # One flows off in 1 to 32 seconds; 6 to hardly 2 may come at once.
+            rpm=traffic.choice([None, 60.0, 7.5, 3.75, 1.875]) if is_limited else None,
         )
         for name in names
     )
@@ -258,6 +271,8 @@ def random_schedule(seed: int) -> Schedule:
         timeout=maybe(None, 1.0, 4.0, 20.0),
         reject=tuple(kind for kind in REJECTABLE if chance.random() < 0.4),
         lookup_errors_are_handled=chance.random() < 0.5,
+        balance=traffic.choice([None, "weighted", "least_busy"]) if is_shared else None,
+        max_wait=traffic.choice([None, 2.0, 30.0]) if is_limited else None,
     )
 
 
@@ -332,6 +347,9 @@ class Rehearsal:
                     "time_constraints": list(each.windows),
                     "timeout": each.timeout,
                     "stall_timeout": each.stall_timeout,
+                    "weight": each.weight,
+                    "tier": each.tier,
+                    "rpm": each.rpm,
                 }
                 for each in schedule.deployments
             ],
@@ -342,6 +360,8 @@ class Rehearsal:
             exceptions_to_handle=(Exception,)
             if schedule.lookup_errors_are_handled
             else (ServerError, OSError, ContextOverflowError, ModelError),
+            balance=schedule.balance,
+            max_wait=schedule.max_wait,
         )
         self.gateway = rehearsed(gateway, self.clock)
 
@@ -443,6 +463,33 @@ class _Health:
     cools_until: float = 0.0
 
 
+class _Bucket:
+    """What drips out evenly and holds a tenth of a minute, or five where that is less."""
+
+    def __init__(self, rpm: float) -> None:
+        self.drip = 60 / rpm
+        self.holds = max(rpm / 10, min(rpm, 5))
+        self.level = self.at = 0.0
+
+    def settle(self, now: float) -> None:
+        self.level = max(0.0, self.level - (now - self.at) / self.drip)
+        self.at = now
+
+    def wait(self, now: float) -> float:
+        """The seconds until one more has room."""
+        level = max(0.0, self.level - (now - self.at) / self.drip)
+        return max(0.0, (level + 1 - self.holds) * self.drip)
+
+    def pour(self, now: float, amount: float) -> None:
+        self.settle(now)
+        self.level += amount
+
+    def fill(self, now: float, seconds: float) -> None:
+        """Have no room for so many seconds."""
+        self.settle(now)
+        self.level = max(self.level, self.holds - 1 + seconds / self.drip)
+
+
 class _Over(Exception):  # noqa: N818 - no error
     """The call is over."""
 
@@ -451,7 +498,7 @@ class _Over(Exception):  # noqa: N818 - no error
 
 
 class Oracle:
-    """What each call of a schedule must come to, by the contract (DESIGN 4, 5, 6, 8, 11)."""
+    """What each call of a schedule must come to, by the contract (4, 5, 6, 8, 11, 15, 16)."""
 
     def __init__(self, schedule: Schedule, *, streams: bool) -> None:
         self.rules = schedule
@@ -459,6 +506,10 @@ class Oracle:
         self.time = 0.0
         self.health = {each.name: _Health() for each in schedule.deployments}
         self.asked = dict.fromkeys(self.health, 0)
+        self.buckets = {each.name: _Bucket(each.rpm) for each in schedule.deployments if each.rpm}
+        self.credit = dict.fromkeys(self.health, 0.0)
+        self.seen: list[str] = []
+        """What traffic rules have decided."""
 
     def call(self, pause: float, preference: str | None) -> Course:
         """The course of the next call."""
@@ -475,16 +526,21 @@ class Oracle:
         raise AssertionError("a call has an end")
 
     def _try_all(self, preference: str | None) -> None:
-        everyone = sorted(self.rules.deployments, key=lambda each: each.name != preference)
-        cooling = []
-        for deployment in everyone:
+        everyone = sorted(self.rules.deployments, key=lambda each: self._tier(each, preference))
+        untried, deferred = [*everyone], []
+        while untried:
+            deployment = self._next(untried, preference)
+            untried.remove(deployment)
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
             elif self._is_cooling(deployment):
-                cooling.append((self.health[deployment.name].cools_until, deployment))
+                deferred.append((1, self.health[deployment.name].cools_until, deployment))
+            elif wait := self._wait_for_room(deployment):
+                self.seen.append("passed over as limited")
+                deferred.append((0, self.time + wait, deployment))
             else:
                 self._try(deployment, everyone, is_last_resort=False)
-        for _, deployment in sorted(cooling, key=lambda each: each[0]):
+        for _, _, deployment in sorted(deferred, key=lambda each: each[:2]):
             if self._is_restricted(deployment):
                 self.skipped.append(deployment.name)
             else:
@@ -502,7 +558,13 @@ class Oracle:
     ) -> None:
         attempts = self.rules.retry["max_attempts"] if self.rules.retry else 1
         for attempt in range(1, attempts + 1):
-            outcome, kind = self._attempt(deployment)
+            # As what it is let in: decided here, before it waits for room.
+            has_cooldown, is_cooling = self._has_cooldown(deployment), self._is_cooling(deployment)
+            if self._waits_in_vain(deployment, is_last_resort=is_last_resort):
+                return
+            outcome, kind = self._attempt(
+                deployment, is_probe=has_cooldown and not is_cooling, is_extra=is_cooling
+            )
             if self.time >= self.deadline:
                 self._fail()
             if attempt == attempts or kind not in WORTH_A_RETRY:
@@ -516,8 +578,14 @@ class Oracle:
                 return
             if self._is_restricted(deployment, then):
                 return
+            is_limited = self._wait_for_room(deployment, then) > 0
+            if not is_last_resort and is_limited and self._another_is_free(everyone):
+                return
             self.waits.append(wait)
             self.time = then
+            if not is_last_resort and is_limited and self._another_is_free(everyone):
+                return
+            is_last_resort = is_last_resort or is_limited
 
     def _wait(
         self, attempt: int, outcome: Outcome | None, everyone: list[Deployment]
@@ -527,23 +595,24 @@ class Oracle:
         asked = self._retry_after(outcome)
         if asked is not None and asked > rules["max_retry_after"]:
             return None
-        tried = {name for name, _ in self.failures}
-        untried = [each for each in everyone if each.name not in tried]
-        is_free = [not self._is_restricted(d) and not self._is_cooling(d) for d in untried]
-        if asked is not None and asked > rules["max_delay"] and any(is_free):
+        if asked is not None and asked > rules["max_delay"] and self._another_is_free(everyone):
             return None
         longest = min(rules["max_delay"], rules["initial_delay"] * 2 ** (attempt - 1))
         wait = max(longest * jitter(self.time), asked or 0)
         return wait if self.time + wait < self.deadline else None
 
-    def _attempt(self, deployment: Deployment) -> tuple[Outcome, str]:
+    def _another_is_free(self, everyone: list[Deployment]) -> bool:
+        tried = {name for name, _ in self.failures}
+        return any(self._is_free(each) for each in everyone if each.name not in tried)
+
+    def _attempt(
+        self, deployment: Deployment, *, is_probe: bool, is_extra: bool
+    ) -> tuple[Outcome, str]:
         """Make one attempt; returns if it failed and the call goes on."""
         name = deployment.name
         outcome = deployment.outcomes[self.asked[name] % len(deployment.outcomes)]
         self.asked[name] += 1
         self.attempts.append((name, self.time))
-        is_probe = self._has_cooldown(name) and not self._is_cooling(deployment)
-        is_extra = self._is_cooling(deployment)
         kind, has_begun = self._take(deployment, outcome)
         if kind is None:
             self.health[name] = _Health()
@@ -553,6 +622,9 @@ class Oracle:
             raise _Over("raised", kind)
         self.failures.append((name, kind))
         told = outcome if kind != "too_late" else None
+        if kind == "busy" and name in self.buckets and (seconds := self._retry_after(told)):
+            self.seen.append("filled by a 429")
+            self.buckets[name].fill(self.time, seconds)
         says_nothing = kind in {*self.rules.reject, *SAYS_NOTHING_OF_HEALTH} or self.was_cut_by_call
         if not is_extra and not says_nothing:
             self._count(name, kind, is_probe, self._retry_after(told))
@@ -606,8 +678,8 @@ class Oracle:
         health.failed_at = []
         health.cools_until = self.time + health.cooldown
 
-    def _has_cooldown(self, name: str) -> bool:
-        return self.health[name].cooldown is not None
+    def _has_cooldown(self, deployment: Deployment) -> bool:
+        return self.health[deployment.name].cooldown is not None
 
     def _is_cooling(self, deployment: Deployment, at: float | None = None) -> bool:
         health = self.health[deployment.name]
@@ -622,6 +694,64 @@ class Oracle:
             then = datetime.strptime(told[:25], "%a, %d %b %Y %H:%M:%S").replace(tzinfo=UTC)
             return max(0.0, (then - NOON).total_seconds() - self.time)
         return float(told)
+
+    # --- traffic ------------------------------------------------------------------------------
+
+    def _tier(self, deployment: Deployment, preference: str | None) -> float:
+        return -1 if deployment.name == preference else deployment.tier
+
+    def _next(self, untried: list[Deployment], preference: str | None) -> Deployment:
+        """Whose turn it is among those of the first tier that may be asked; else the first's."""
+        first = self._tier(untried[0], preference)
+        ready = [d for d in untried if self._tier(d, preference) == first and self._is_free(d)]
+        if not ready or self.rules.balance is None:
+            return untried[0]
+        if len(ready) == 1:
+            return ready[0]
+        self.seen.append(self.rules.balance)
+        total = sum(each.weight for each in ready)
+        if self.rules.balance == "least_busy":  # nobody is busy: as chance will have it
+            point = total * jitter(self.time)
+            ends = [sum(d.weight for d in ready[: n + 1]) for n in range(len(ready))]
+            return next((d for d, end in zip(ready, ends, strict=True) if point < end), ready[-1])
+        for each in ready:
+            self.credit[each.name] += each.weight
+        chosen = max(ready, key=lambda each: self.credit[each.name])
+        self.credit[chosen.name] -= total
+        return chosen
+
+    def _is_free(self, deployment: Deployment) -> bool:
+        is_closed = self._is_restricted(deployment) or self._is_cooling(deployment)
+        return not is_closed and not self._wait_for_room(deployment)
+
+    def _wait_for_room(self, deployment: Deployment, at: float | None = None) -> float:
+        bucket = self.buckets.get(deployment.name)
+        return bucket.wait(self.time if at is None else at) if bucket else 0.0
+
+    def _waits_in_vain(self, deployment: Deployment, *, is_last_resort: bool) -> bool:
+        """Take room for an attempt, and as the last resort wait for it, if that is worth it.
+
+        Returns:
+            Whether a window has begun meanwhile, so that the room is given back.
+        """
+        bucket, most = self.buckets.get(deployment.name), self.rules.max_wait
+        if bucket is None:
+            return False
+        wait = bucket.wait(self.time)
+        bucket.pour(self.time, 1)
+        is_too_long = most is None or wait > most or self.time + wait >= self.deadline
+        if not is_last_resort or not wait:
+            return False
+        self.seen.append("asked although limited" if is_too_long else "waited for room")
+        if is_too_long:
+            return False
+        self.waits.append(wait)
+        self.time += wait
+        if not self._is_restricted(deployment):
+            return False
+        bucket.pour(self.time, -1)
+        self.skipped.append(deployment.name)
+        return True
 
     # --- windows ------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ def test_the_schedules_reach_every_corner() -> None:
             seen["skips"] += bool(oracle.skipped)
             seen["cooldowns"] += any(health.cooldown for health in oracle.health.values())
             seen.update(kind for _, kind in oracle.failures)
+        seen.update(oracle.seen)
     rare = {what: count for what, count in seen.items() if count < 20}
     assert not rare, rare
-    assert len(seen) == 4 + 3 + 13, seen
+    assert len(seen) == 4 + 3 + 13 + 6, seen
