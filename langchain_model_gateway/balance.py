@@ -60,8 +60,8 @@ def draw(
     uniform: Chance,
     now: float,
     *,
-    streams: bool = False,
-    advance: bool = True,
+    streams: bool,
+    advance: bool,
 ) -> C:
     """The one to ask next.
 

@@ -1,6 +1,7 @@
 """Which of several equal deployments is asked: in turn, the least busy, the fastest, by a value."""
 
 import asyncio
+import math
 import random
 from collections import Counter
 from typing import Any
@@ -200,6 +201,37 @@ def test_the_faster_one_is_asked() -> None:
     slow.takes = 0.2
     shares = Counter(who(gateway.invoke("?")) for _ in range(400))
     assert shares["slow"] > shares["quick"]
+
+
+def test_the_faster_one_is_asked_for_its_weight_and_its_load() -> None:
+    """What counts is the latency, times the attempts under way and this one, by the weight."""
+    clock = Chance()
+    fastest = over(clock, {"a": {"weight": 3}, "b": {}}, balance="fastest")
+    slow = over(clock, {"a": {}, "b": {}}, balance="fastest")
+    for each, latencies in ((fastest, {"a": 2.0, "b": 1.0}), (slow, {"a": 1.0, "b": 1.7})):
+        for name, seconds in latencies.items():
+            load(each, name).plain.note(seconds, clock.time)
+    assert fastest.explain().order[0] == "a"  # 2/3 against 1
+    load(slow, "a").take(None)
+    assert slow.explain().order[0] == "b"  # 2 x 1 against 1.7
+
+
+def test_recent_latencies_are_averaged() -> None:
+    """The last 32 or so count, for about 30 s, and then ever less: a quantile is one of them."""
+    plain = load(over(Chance(), {"a": {}, "b": {}}, balance="fastest"), "a").plain
+    assert plain.quantile(0.98) is None
+    plain.note(5.0, 0.0)
+    assert plain.mean(0.0) == 5.0
+    plain.note(7.0, 0.0)
+    assert plain.mean(0.0) == 6.0
+    assert plain.mean(30.0) == pytest.approx(12 / math.e)
+    for _ in range(10_000):
+        plain.note(1.0, 0.0)
+    plain.note(33.0, 0.0)
+    assert plain.mean(0.0) == pytest.approx((31 * 1 + 33) / 32)
+    for number in range(128):
+        plain.note(float(number), 0.0)
+    assert (plain.quantile(0.5), plain.quantile(0.98)) == (63.0, 125.0)
 
 
 def test_who_fails_at_once_is_not_quick() -> None:
