@@ -108,28 +108,17 @@ pictures: .screenshots-venv/.ready ## Make the README's pictures anew. Needs Chr
 	@.screenshots-venv/bin/python -m pip install --quiet --editable . --group screenshots
 	@touch $@
 
-.providers-venv/.ready: pyproject.toml
-	@$(PYTHON) -m venv .providers-venv
-	@.providers-venv/bin/python -m pip install --quiet --upgrade pip
-	@.providers-venv/bin/python -m pip install --quiet --editable . --group providers
+# What would not fit beside the rest has an environment of its own, of the same name as its group.
+.providers-venv/.ready .engines-venv/.ready .bench-venv/.ready: .%-venv/.ready: pyproject.toml
+	@$(PYTHON) -m venv .$*-venv
+	@.$*-venv/bin/python -m pip install --quiet --upgrade pip
+	@.$*-venv/bin/python -m pip install --quiet --editable . --group $*
 	@touch $@
 
 .docs-venv/.ready: pyproject.toml
 	@$(PYTHON) -m venv .docs-venv
 	@.docs-venv/bin/python -m pip install --quiet --upgrade pip
 	@.docs-venv/bin/python -m pip install --quiet --group docs
-	@touch $@
-
-.engines-venv/.ready: pyproject.toml
-	@$(PYTHON) -m venv .engines-venv
-	@.engines-venv/bin/python -m pip install --quiet --upgrade pip
-	@.engines-venv/bin/python -m pip install --quiet --editable . --group engines
-	@touch $@
-
-.bench-venv/.ready: pyproject.toml
-	@$(PYTHON) -m venv .bench-venv
-	@.bench-venv/bin/python -m pip install --quiet --upgrade pip
-	@.bench-venv/bin/python -m pip install --quiet --editable . --group bench
 	@touch $@
 
 $(LOWEST)/.ready: pyproject.toml
