@@ -31,7 +31,7 @@ from langchain_model_gateway.classify import (
 from langchain_model_gateway.errors import FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.guards import InThreads, is_sync_only
 from langchain_model_gateway.history import translated
-from langchain_model_gateway.listeners import Asked, Ear, Listener
+from langchain_model_gateway.listeners import Asked, Listener, ListenerPermit
 from langchain_model_gateway.progress import Progress
 from langchain_model_gateway.target import Target
 
@@ -64,16 +64,16 @@ class Attempt:
     """
 
     __slots__ = (
-        *("_begun", "_call", "_counts_tokens", "_ears", "_ends", "_is_cut_by_call", "_latency"),
-        *("_stream", "_usage", "has_answered", "hedge_after", "is_hedge", "is_last_resort"),
-        *("passes_through", "permits", "seconds", "target"),
+        *("_begun", "_call", "_counts_tokens", "_ends", "_is_cut_by_call", "_latency"),
+        *("_listener_permits", "_stream", "_usage", "has_answered", "hedge_after", "is_hedge"),
+        *("is_last_resort", "passes_through", "permits", "seconds", "target"),
     )
 
     def __init__(self, call: Progress, target: Target, permits: tuple[Permit, ...]) -> None:
         self._begun: float | None = None
         self._call = call
         self._counts_tokens = target.counts_tokens
-        self._ears: tuple[Ear, ...] = ()
+        self._listener_permits: tuple[ListenerPermit, ...] = ()
         self._ends: float | None = None
         self._is_cut_by_call = False
         self._latency: float | None = None
@@ -89,7 +89,7 @@ class Attempt:
         """The driver is about to ask."""
         self._call.attempts += 1
         if listeners := self._call.routing.listeners.of_attempts:
-            self._be_heard(listeners)
+            self._tell(listeners)
         if self._call.is_stream:
             rejects = self._call.routing.rules.reject
             self._stream = StreamedAnswer(rejects, counts_tokens=self._counts_tokens)
@@ -99,8 +99,8 @@ class Attempt:
         if self.target.timeout is not None or self._call.deadline is not None:
             self._limit(self.target.timeout)
 
-    def _be_heard(self, listeners: Sequence[Listener]) -> None:
-        """Tell who listens that it begins; each holds a permit, so it hears of the end."""
+    def _tell(self, listeners: Sequence[Listener]) -> None:
+        """Tell the listeners that it begins; each gets a permit, so it is told of the end."""
         call, target = self._call, self.target
         begun = call.routing.clock.monotonic()
         name, provider = target.model_name, target.provider
@@ -109,8 +109,8 @@ class Attempt:
         asked = Asked(name, provider, call.attempts, begun, self.is_last_resort, after)
         self._counts_tokens = True
         for listener in listeners:
-            ear = Ear(listener, asked, self.permits)
-            self._ears, self.permits = (*self._ears, ear), (ear,)
+            permit = ListenerPermit(listener, asked, self.permits)
+            self._listener_permits, self.permits = (*self._listener_permits, permit), (permit,)
             if self.is_hedge:
                 listener.hedged(asked)
             listener.started(asked)
@@ -164,8 +164,8 @@ class Attempt:
         self._ends = None
         if self._begun is not None:
             self._latency = latency = self._call.routing.clock.monotonic() - self._begun
-            for ear in self._ears:
-                ear.first_chunk(latency)
+            for permit in self._listener_permits:
+                permit.first_chunk(latency)
         first, *rest = ready
         call = self._call
         beside = self._beside() if call.raced else ()
@@ -224,7 +224,7 @@ class Attempt:
         if isinstance(error, Exception):
             error = as_verdict(error)
         if not isinstance(error, Exception) or not call.routing.handles(error):
-            self.end(_failure(error) if self._ears else None)
+            self.end(_failure(error) if self._listener_permits else None)
             return False
         target = self.target
         failure = FailedAttempt(target.model_name, target.provider, error, target.secrets)

@@ -127,7 +127,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         routing, ask = call.routing, partial(_asking, run, kwargs, "ainvoke")
         for step in call.steps():
             if isinstance(step, Wait):
-                await routing.clock.asleep(step.seconds)
+                await routing.clock.async_sleep(step.seconds)
                 continue
             try:
                 if step.hedge_after is not None:
@@ -189,7 +189,7 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
         routing, ask = call.routing, partial(_asking, run, kwargs, "astream")
         for step in call.steps():
             if isinstance(step, Wait):
-                await routing.clock.asleep(step.seconds)
+                await routing.clock.async_sleep(step.seconds)
                 continue
             try:
                 if (found := await aopened(call, step, ask, run.areport_failure)) is None:

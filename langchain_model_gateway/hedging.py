@@ -20,7 +20,7 @@ Ask = Callable[[Attempt], Callable[[], Any]]
 
 Report = Callable[[Sequence[FailedAttempt]], None]
 AsyncReport = Callable[[Sequence[FailedAttempt]], Awaitable[None]]
-"""Tells who listens that an attempt has failed."""
+"""Tells the handlers that an attempt has failed."""
 
 Head = tuple[Sequence[Any], Any]
 """A stream's first chunks, up to the first real one, and the stream."""
@@ -35,7 +35,7 @@ def race(call: Call, first: Attempt, ask: Ask, report: Report) -> Any:
         call: The call.
         first: Its attempt.
         ask: Gives for an attempt what asks its deployment.
-        report: Tells who listens that an attempt has failed.
+        report: Tells the handlers that an attempt has failed.
 
     Returns:
         What the winner gave; `None` if nobody gave anything.

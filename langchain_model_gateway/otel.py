@@ -50,14 +50,14 @@ def instrument(gateway: GatewayRunnable, meter_provider: "MeterProvider | None" 
 
 
 class Metrics(Listener):
-    """Counts what it hears.
+    """Counts what it is told.
 
     Args:
         gateway: Whose deployments' states are told.
         provider: Where to count.
     """
 
-    hears_attempts = True
+    wants_attempts = True
 
     def __init__(self, gateway: GatewayRunnable, provider: "MeterProvider | None") -> None:
         self._gateway = ref(gateway)
@@ -107,7 +107,7 @@ class Metrics(Listener):
         for name in gateway.model_names:
             yield Observation(_STATES[memory[name].circuit.state(now)], {DEPLOYMENT: name})
 
-    # --- what is heard -----------------------------------------------------------------------
+    # --- what it is told ---------------------------------------------------------------------
 
     def started(self, asked: Asked) -> None:
         """A deployment is asked; after another's failure that is a fallback."""

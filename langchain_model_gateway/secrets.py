@@ -101,14 +101,14 @@ def models_in(runnable: object) -> list[BaseLanguageModel[Any]]:
 
 
 def _held(
-    root: object, most: int = _MOST_OBJECTS, *, wake: bool = False
+    root: object, most: int = _MOST_OBJECTS, *, build: bool = False
 ) -> Iterator[tuple[str, Any, bool]]:
     """Every value in an object, nearest first: its name there, and if it is declared a secret.
 
     Args:
         root: Where to begin.
         most: How many objects to look into.
-        wake: Whether to make the clients that are made at a first call.
+        build: Whether to make the clients that are made at a first call.
     """
     queue = deque[tuple[str, Any, bool]]([("", root, False)])
     seen: dict[int, object] = {}  # the objects too: an id is another's once its owner is gone
@@ -125,7 +125,7 @@ def _held(
                 seen[id(value)] = value
                 yield name, value, is_declared
                 declared = _declared(value)
-                for key, member in _members(value, wake=wake):
+                for key, member in _members(value, build=build):
                     label = key or name
                     queue.append((label, member, is_declared or label in declared))
 
@@ -140,7 +140,7 @@ def _is_foreign(value: object) -> bool:
     )
 
 
-def _members(value: Any, *, wake: bool) -> Iterable[tuple[str, Any]]:
+def _members(value: Any, *, build: bool) -> Iterable[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return [(_name(k), v) for k, v in value.items()] if len(value) < _MOST_MEMBERS else []
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -152,7 +152,7 @@ def _members(value: Any, *, wake: bool) -> Iterable[tuple[str, Any]]:
     if isinstance(value, FunctionType):
         cells = value.__closure__ or ()
         return list(zip(value.__code__.co_freevars, (c.cell_contents for c in cells), strict=True))
-    if wake and isinstance(value, BaseModel):
+    if build and isinstance(value, BaseModel):
         _wake(value)
     slots = [n for c in type(value).__mro__ for n in getattr(c, "__slots__", ()) if n != "__dict__"]
     held = [(name, getattr(value, name, None)) for name in slots]
@@ -196,7 +196,7 @@ def found_by_itself(model: object, given: Iterable[str]) -> list[str]:
         The names of environment variables, and what else tells of credentials of this machine.
     """
     known = "\n".join(given)
-    held = list(_held(model, 20 * _MOST_OBJECTS, wake=True))
+    held = list(_held(model, 20 * _MOST_OBJECTS, build=True))
     text = "\n".join(
         value for name, value, _ in held if isinstance(value, str) and name not in _NEVER_SENT
     )

@@ -25,7 +25,7 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait."""
 
-    async def asleep(self, seconds: float) -> None:
+    async def async_sleep(self, seconds: float) -> None:
         """Wait, letting others run."""
 
 
@@ -48,6 +48,6 @@ class SystemClock(Clock):
         """Wait."""
         time.sleep(seconds)
 
-    async def asleep(self, seconds: float) -> None:
+    async def async_sleep(self, seconds: float) -> None:
         """Wait, letting others run."""
         await asyncio.sleep(seconds)

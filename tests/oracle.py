@@ -64,7 +64,7 @@ class VirtualClock(Clock):
         self.waits.append(seconds)
         self.spend(seconds)
 
-    async def asleep(self, seconds: float) -> None:
+    async def async_sleep(self, seconds: float) -> None:
         self.sleep(seconds)
 
 

@@ -414,7 +414,7 @@ def test_a_preference_in_the_graphs_config_reaches_the_gateway_in_a_node(model: 
 
 @both_ways
 def test_an_interrupt_of_a_deployment_reaches_the_graph(way: str):
-    """An interrupt is no failure: nobody is fallen over to, and the answer is waited for."""
+    """An interrupt is no failure: no other deployment is asked, and the answer is waited for."""
 
     def ask_a_human(messages: Any) -> AIMessage:
         return AIMessage(interrupt("What shall I say?"))
@@ -584,7 +584,7 @@ def test_a_custom_event_tells_of_each_failed_attempt(
 
 
 async def test_the_custom_event_is_among_an_agents_events(model: Any, weak: LLMock):
-    """For those who listen to `astream_events`."""
+    """For readers of `astream_events`."""
     weak.fail(429)
     agent = create_agent(model, [get_weather])
     events = [event async for event in agent.astream_events(QUESTION, version="v2")]

@@ -414,7 +414,7 @@ def test_a_copy_may_have_another(told: Told) -> None:
 
 
 def test_listeners_come_and_go(told: Told) -> None:
-    """What is added in place is heard by every gateway derived, once, and can be taken away."""
+    """What is added in place is told of derived gateways' calls, once, and can be taken away."""
     gateway = gateway_over(says("a"), says("b"))
     derived = gateway.prefer("strong")
     gateway.invoke("?")

@@ -121,7 +121,7 @@ class AsyncCollector(AsyncCallbackHandler):
 without_listeners = pytest.mark.parametrize(
     "form", [form for form in FORMS if form != "astream_events"]
 )
-"""All call forms but the one in which somebody always listens."""
+"""All call forms but the one in which a handler is always attached."""
 
 
 def down() -> ScriptedChatModel:
@@ -495,7 +495,7 @@ def test_when_all_fail_the_run_ends_with_the_error(ask: CallForm, collector: Col
 
 @pytest.mark.parametrize("error", [GraphInterrupt(), KeyboardInterrupt()], ids=type)
 def test_an_interrupt_closes_the_run(collector: Collector, error: BaseException) -> None:
-    """What passes through is told to those who listen, too."""
+    """What passes through is told to the handlers, too."""
     with pytest.raises(type(error)):
         gateway_over(says(error), says("b")).invoke("x", {"callbacks": [collector]})
     _, root = collector.root()

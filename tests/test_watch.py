@@ -194,7 +194,7 @@ def test_no_prompt_answer_or_key_is_shown(capsys: pytest.CaptureFixture[str]) ->
 # --- when it ends ----------------------------------------------------------------------------
 
 
-def test_a_closed_view_hears_nothing_more() -> None:
+def test_a_closed_view_is_told_nothing_more() -> None:
     """After it was closed calls are as cheap as before; to close it twice is no harm."""
     gateway = busy()
     before = gateway._listeners.all
@@ -315,7 +315,7 @@ def test_names_in_a_widget_are_text() -> None:
 def test_a_missing_library_is_named_with_its_extra(
     library: str, is_notebook: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error says what to install, and nothing listens."""
+    """The error says what to install, and no listener is added."""
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(module, "_is_notebook", lambda: is_notebook)
     module._widget_class.cache_clear()

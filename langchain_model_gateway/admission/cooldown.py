@@ -152,7 +152,7 @@ class Circuit:
         with self._lock:
             if self._cooldown is None:
                 return CircuitNews(self.generation)
-            # Who tells of a cooldown first probes first; the others hear of that in time.
+            # Who tells of a cooldown first probes first; the others are told in time.
             probe_ends = max(self._probe_ends, self.opens + _HEAD_START * every)
             left, probe = (max(0.0, end - now) for end in (self.opens, probe_ends))
             return CircuitNews(self.generation, self._cooldown, left, probe)

@@ -1,4 +1,4 @@
-"""Who hears of a gateway's calls: LangChain's handlers and tracers, the log, functions for events.
+"""Who is told of a gateway's calls: LangChain's handlers, the log, functions for events.
 
 They stand at the edge, one module each. What decides tells them what has happened, and does not
 know who they are.
@@ -13,7 +13,7 @@ from langchain_model_gateway.timing import Clock
 
 
 class Asked(NamedTuple):
-    """An attempt, as a listener hears of it.
+    """An attempt, as a listener is told of it.
 
     Attributes:
         model_name: The deployment's name.
@@ -33,15 +33,15 @@ class Asked(NamedTuple):
 
 
 class Listener:
-    """Who wants to hear of a gateway's calls. Each method is told one thing, and does nothing.
+    """Who is told of a gateway's calls. Each method is told one thing, and does nothing.
 
     Attributes:
-        hears_attempts: Whether it is told of each attempt, also of those that go well.
+        wants_attempts: Whether it is told of each attempt, also of those that go well.
     """
 
     __slots__ = ()
 
-    hears_attempts = False
+    wants_attempts = False
 
     def started(self, asked: Asked) -> None:
         """A deployment is asked."""
@@ -95,15 +95,15 @@ class Listeners:
             self._are((*self.all, listener))
 
     def remove(self, listener: Listener) -> None:
-        """Tell one no more, but for the end of the attempts that it has heard begin."""
+        """Tell one no more, but for the end of the attempts whose beginning it was told."""
         self._are(tuple(each for each in self.all if each != listener))
 
     def _are(self, listeners: tuple[Listener, ...]) -> None:
         self.all = listeners
-        self.of_attempts = tuple(each for each in listeners if each.hears_attempts)
+        self.of_attempts = tuple(each for each in listeners if each.wants_attempts)
 
 
-class Ear(NamedTuple):
+class ListenerPermit(NamedTuple):
     """One listener's interest in one attempt: a permit around those that the attempt has.
 
     It is given back as each permit is, once, however the attempt ends.

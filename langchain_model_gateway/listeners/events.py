@@ -22,7 +22,7 @@ class Events(Listener):
 
     __slots__ = ("_has_failed", "function")
 
-    hears_attempts = True
+    wants_attempts = True
 
     def __init__(self, function: EventFunction) -> None:
         self.function = function
