@@ -270,13 +270,13 @@ class GatewayRunnable(ShownCalls):
         """A copy with some fields changed; as with any pydantic model, `update` is trusted."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("_routing", None)
-        if update and not update.keys().isdisjoint(("on_event", "state")):
-            if "state" in update:
-                copied._memory = Memory()  # noqa: SLF001
-            if "on_event" in update:
-                others = (each for each in self._listeners.all if each != self._events)
-                copied._listeners = Listeners(*others)  # noqa: SLF001
-            copied._connect()  # noqa: SLF001
+        changed = update or {}
+        if "state" in changed:
+            copied._memory = Memory()  # noqa: SLF001
+        if "on_event" in changed:
+            others = (each for each in self._listeners.all if each != self._events)
+            copied._listeners = Listeners(*others)  # noqa: SLF001
+        copied._connect()  # noqa: SLF001
         return copied
 
     def prefer(self, model_name: str | None) -> Self:
