@@ -89,6 +89,7 @@ mutants: $(VENV)/.dev-ready ## Plant bugs in the pure modules, and list those no
 	$(BIN)/python -m mutmut results
 
 bench: .bench-venv/.ready ## Measure against the peers. QUICK=1 for a first look.
+	.bench-venv/bin/python -m benchmarks.observing
 	.bench-venv/bin/python -m benchmarks $(if $(QUICK),--quick)
 
 instructions: .bench-venv/.ready ## Count the instructions of a healthy call; needs valgrind.
