@@ -190,8 +190,8 @@ def _client(url: str, patience: float, options: Mapping[str, Any]) -> Any:
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # connects only when it is used
     except TypeError as error:
-        unknown = str(error).rpartition(" ")[2]
-        raise ValueError(f"redis-py has no option {one_line(unknown, 60)}") from None
+        unknown = str(error).rpartition(" argument ")[2]  # and what is meant, from Python 3.13 on
+        raise ValueError(f"redis-py has no option {one_line(unknown, 120)}") from None
     except (AttributeError, ValueError):
         # Without its cause: that may quote a password.
         raise ValueError("url is no Redis URL, such as 'redis://localhost:6379/0'") from None
