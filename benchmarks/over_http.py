@@ -110,7 +110,7 @@ def measure_hanging(
     work = f"{calls} calls, {concurrency} at once, {effort.hang:g} s to fail"
     for kind in entrants:
         say(f"hanging: {kind.name}")
-        total, latencies = runner.run(_load(kind(backends), calls, concurrency))
+        total, latencies = _put_on(kind(backends), calls, concurrency, runner=runner, say=say)
         extras: dict[str, float | str] = _spread(latencies)
         records.append(Record("hanging", work, kind.name, kind.family, "s", [total], extras))
     return records
@@ -128,20 +128,13 @@ def _loads(
     calls = max(effort.calls if concurrency > 1 else effort.calls // 4, concurrency)
     latencies: dict[str, list[float]] = {each.name: [] for each in contenders}
 
-    def put_on(contender: Contender, calls: int) -> tuple[float, list[float]]:
-        for _ in range(TRIES):
-            with suppress(TimeoutError):
-                return runner.run(asyncio.wait_for(_load(contender, calls, concurrency), STUCK))
-            say(f"{contender.name}: not done after {STUCK} s; once more")
-        raise TimeoutError(f"{contender.name} got stuck {TRIES} times")
-
     def sample(contender: Contender) -> float:
-        total, each = put_on(contender, calls)
+        total, each = _put_on(contender, calls, concurrency, runner=runner, say=say)
         latencies[contender.name] += each
         return total / calls * 1e3
 
     for contender in contenders:  # connections and caches are there when it counts
-        put_on(contender, concurrency)
+        _put_on(contender, concurrency, concurrency, runner=runner, say=say)
     values = interleaved(
         {c.name: lambda c=c: sample(c) for c in contenders},
         effort.rounds,
@@ -150,6 +143,21 @@ def _loads(
         Record("http", work, k.name, k.family, "ms", values[k.name], {**_spread(latencies[k.name])})
         for k in contenders
     ]
+
+
+def _put_on(
+    contender: Contender,
+    calls: int,
+    concurrency: int,
+    *,
+    runner: asyncio.Runner,
+    say: Callable[[str], None],
+) -> tuple[float, list[float]]:
+    for _ in range(TRIES):
+        with suppress(TimeoutError):
+            return runner.run(asyncio.wait_for(_load(contender, calls, concurrency), STUCK))
+        say(f"{contender.name}: not done after {STUCK} s; once more")
+    raise TimeoutError(f"{contender.name} got stuck {TRIES} times")
 
 
 async def _load(contender: Contender, calls: int, concurrency: int) -> tuple[float, list[float]]:
