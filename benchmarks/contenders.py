@@ -65,30 +65,30 @@ class _LangChain(Contender):
     def __init__(self, backends: Sequence[Backend], *, has_handler: bool = False) -> None:
         handlers: RunnableConfig = {"callbacks": [BaseCallbackHandler()]}
         self._config = handlers if has_handler else None
-        self._runnable = self._over([_chat_model(backend) for backend in backends])
+        self.runnable = self._over([_chat_model(backend) for backend in backends])
 
     def _over(self, models: list[Runnable[Any, Any]]) -> Runnable[Any, Any]:
         raise NotImplementedError
 
     @override
     def call(self, text: str) -> Any:
-        return self._runnable.invoke(text, self._config)
+        return self.runnable.invoke(text, self._config)
 
     @override
     async def acall(self, text: str) -> Any:
-        return await self._runnable.ainvoke(text, self._config)
+        return await self.runnable.ainvoke(text, self._config)
 
     @override
     def stream(self, text: str) -> Iterator[Any]:
-        return self._runnable.stream(text, self._config)
+        return self.runnable.stream(text, self._config)
 
     @override
     def astream(self, text: str) -> AsyncIterator[Any]:
-        return self._runnable.astream(text, self._config)
+        return self.runnable.astream(text, self._config)
 
     @override
     async def abatch(self, texts: list[str]) -> Sequence[Any]:
-        return await self._runnable.abatch(texts, self._config)
+        return await self.runnable.abatch(texts, self._config)
 
 
 def _chat_model(backend: Backend) -> Runnable[Any, Any]:
@@ -212,7 +212,7 @@ class InAThread(_LangChain):
 
     def __init__(self, backends: Sequence[Backend], *, has_handler: bool = False) -> None:
         self._config = None
-        self._runnable = ThreadedChatModel(backend=backends[0])
+        self.runnable = ThreadedChatModel(backend=backends[0])
 
     @override
     def call(self, text: str) -> Any:

@@ -10,10 +10,23 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
-from benchmarks.guard import FORMS, contenders, repeat
+from benchmarks import contenders
+from benchmarks.backends import Backend
+from benchmarks.guard import FORMS, repeat
+from benchmarks.guard import contenders as healthy
 
+RULES = (
+    *(contenders.GatewayWeighted, contenders.GatewayLeastBusy, contenders.GatewayFastest),
+    *(contenders.GatewayRequests, contenders.GatewayTokens),
+)
 WARM, CALLS = 20, 100
+
+
+def everybody() -> dict[str, Any]:
+    """Those of the guard, and a gateway of four for each rule about traffic."""
+    return healthy(2) | {kind.name: kind([Backend()] * 4).runnable for kind in RULES}
 
 
 def count(contender: str, form: str) -> float:
@@ -46,14 +59,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.child:
         gc.freeze()  # a full collection of what was imported would fall on one of them by chance
-        repeat(contenders(2)[given.child], given.form, given.calls)
+        repeat(everybody()[given.child], given.form, given.calls)
         return
     if shutil.which("valgrind") is None:
         parser.error("needs valgrind: apt-get install valgrind, or your system's like")
-    counts = {name: count(name, given.form) for name in contenders(2)}
+    counts = {name: count(name, given.form) for name in everybody()}
     for name, instructions in counts.items():
         ratio = instructions / counts["direct"]
-        sys.stdout.write(f"{name:15} {instructions:11,.0f} a healthy {given.form}  {ratio:.3f} x\n")
+        sys.stdout.write(f"{name:22} {instructions:11,.0f} a healthy {given.form}  {ratio:.3f} x\n")
 
 
 if __name__ == "__main__":
