@@ -50,7 +50,7 @@ PROVIDERS_TESTS := tests/providers $(addprefix tests/test_,classify.py clients.p
 providers: .providers-venv/.ready ## Test every provider's client, in an environment of its own. FULL=1 for all combinations.
 	ALL_PROVIDERS=1 FULL=$(FULL) .providers-venv/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS) $(PROVIDERS_TESTS)
 
-engines: .engines-venv/.ready ## Run offline jobs on Ray, Dask and DBOS, killed in the middle. FIGURES=1 measures them.
+engines: .engines-venv/.ready ## Run offline jobs on Ray, Dask, Spark (needs Java) and others, killed in the middle. FIGURES=1 measures them.
 	ENGINES=1 .engines-venv/bin/python -m $(if $(FIGURES),tests.engines.figures,pytest $(PYTEST_ARGS) tests/engines)
 
 lint: $(VENV)/.dev-ready ## Check the code's style.

@@ -27,7 +27,10 @@ BASELINES = {
     "batch": "answers = gateway.batch(prompts, config)\n",
     "abatch": "answers = asyncio.run(gateway.abatch(prompts, config))\n",
 }
-RECIPES = ("one_process.py", "dask_partitions.py", "ray_data.py", "dbos_rows.py")
+RECIPES = (
+    *("one_process.py", "dask_partitions.py", "spark_partitions.py", "ray_data.py"),
+    "dbos_rows.py",
+)
 
 
 class Figures(NamedTuple):

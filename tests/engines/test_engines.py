@@ -40,6 +40,14 @@ def test_dask_goes_on_with_the_parts_that_have_no_file() -> None:
         tell(job, most=200)  # two workers, a hundred rows each
 
 
+def test_spark_goes_on_with_the_parts_that_have_no_file() -> None:
+    """A killed Spark job asks again only for the parts that were under way."""
+    with Provider(0.02) as provider, Job("spark_partitions.py", provider, ROWS) as job:
+        resumed(job)
+        job.check(lines(*(job.folder / "answers").glob("*.jsonl")))
+        tell(job, most=250)  # two workers, about a hundred rows each
+
+
 def test_dbos_goes_on_with_the_rows_that_were_under_way() -> None:
     """A killed DBOS job asks again only for the rows that were under way."""
     with Provider(0.02) as provider, Job("dbos_rows.py", provider, ROWS) as job:
@@ -110,6 +118,7 @@ def test_two_ray_actors_keep_to_one_limit() -> None:
         (job.folder / "gateway.yaml").write_text(LIMITED)
         job.environment["REDIS_URL"] = f"redis://127.0.0.1:{server.port}"
         job.run()
+        assert provider.statuses[200] == 160
         assert max(provider.asked.values()) == 1
         # A burst of 60, and 10 a second, of the 11 it allows: two alone take 120 at once.
         seconds = provider.times[-1] - provider.times[0]
