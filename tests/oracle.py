@@ -9,14 +9,16 @@ All times are multiples of 1/64 s, so that sums are exact and a boundary is a bo
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
 from langchain_core.exceptions import ContextOverflowError, ModelError, ModelTimeoutError
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import (
@@ -30,6 +32,7 @@ from langchain_model_gateway.guards import Guards, Hanging, Patience
 from langchain_model_gateway.timing import Clock
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+QUESTION = "?"
 
 
 # --- time -------------------------------------------------------------------------------------
@@ -124,7 +127,8 @@ class Outcome:
     """What one attempt comes to: after `latency`, an answer or an error.
 
     A stream says a first word after `latency` and goes on after `gap`; an error comes in place of
-    the first word, or with `midway` after it.
+    the first word, or with `midway` after it. At its end an answer may tell the tokens it took, of
+    input and of output.
     """
 
     kind: str = "ok"
@@ -132,6 +136,7 @@ class Outcome:
     retry_after: str | None = None
     gap: float = 0.0
     midway: bool = False
+    usage: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,9 @@ class Deployment:
     weight: float = 1.0
     tier: int = 0
     rpm: float | None = None
+    tpm: float | None = None
+    max_tokens: int | None = None
+    """The most of an answer, as its model says."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,7 @@ ERRORS: dict[str, Callable[[str | None], Exception]] = {
     "lookup": lambda _: LookupError("not a model's error"),
 }
 WORTH_A_RETRY = {"busy", "down", "unreachable", "too_late", "nothing"}
+SAYS_HTTP_STATUS = {"busy", "down", "denied", "malformed", "too_large"}
 SAYS_NOTHING_OF_HEALTH = {"malformed", "too_large", "overflow", "lookup"}
 # Answers that `reject` may name: the finish reason they end with.
 REJECTABLE = {"content_filter": "content_filter", "length": "length", "truncated": ""}
@@ -263,6 +272,7 @@ def random_schedule(seed: int) -> Schedule:
         "duration": duration,
         "max_duration": duration * chance.choice([1, 3, 10]),
     }
+    deployments = _limit_tokens(deployments, random.Random(f"tokens {seed}"))
     return Schedule(
         deployments,
         tuple(calls),
@@ -274,6 +284,33 @@ def random_schedule(seed: int) -> Schedule:
         balance=traffic.choice([None, "weighted", "least_busy"]) if is_shared else None,
         max_wait=traffic.choice([None, 2.0, 30.0]) if is_limited else None,
     )
+
+
+def _limit_tokens(
+    deployments: tuple[Deployment, ...], chance: random.Random
+) -> tuple[Deployment, ...]:
+    """The deployments of some schedules with limits for tokens, and answers that tell theirs."""
+    if chance.random() < 0.6:
+        return deployments
+    limited = []
+    for each in deployments:
+        # One flows off in 1/16 to 1/2 second; 96 to 12 may come at once.
+        tpm = chance.choice([None, 960.0, 240.0, 120.0])
+        most = chance.choice([None, 4, 30])
+        # What a mean is of is not agreed; of equal numbers there is but one.
+        usual = chance.choice([1, 10, 50])
+        outcomes = tuple(
+            replace(outcome, usage=_random_usage(chance, usual if most is None else None))
+            for outcome in each.outcomes
+        )
+        limited.append(replace(each, tpm=tpm, max_tokens=most, outcomes=outcomes))
+    return tuple(limited)
+
+
+def _random_usage(chance: random.Random, output: int | None) -> tuple[int, int] | None:
+    if chance.random() < 0.2:
+        return None
+    return chance.choice([0, 3, 5, 20]), output or chance.choice([0, 2, 30, 400])
 
 
 # --- the gateway under rehearsal --------------------------------------------------------------
@@ -289,6 +326,11 @@ class FollowsSchedule(Runnable[Any, Any]):
     """Every attempt at any of the models: who, and when."""
     asked: int = 0
 
+    @property
+    def max_tokens(self) -> int | None:
+        """The most of an answer, by the name that clients have for it."""
+        return self.deployment.max_tokens
+
     def _next(self) -> tuple[Outcome, str]:
         outcome = self.deployment.outcomes[self.asked % len(self.deployment.outcomes)]
         self.asked += 1
@@ -300,7 +342,7 @@ class FollowsSchedule(Runnable[Any, Any]):
         self.clock.spend(outcome.latency)
         if outcome.kind in ERRORS:
             raise ERRORS[outcome.kind](outcome.retry_after)
-        return AIMessage(words, response_metadata=_finish(outcome))
+        return AIMessage(words, **_end(outcome))
 
     async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
         return self.invoke(input)
@@ -318,7 +360,7 @@ class FollowsSchedule(Runnable[Any, Any]):
         self.clock.spend(outcome.gap)
         if error:
             raise error(outcome.retry_after)
-        yield AIMessageChunk("!", response_metadata=_finish(outcome))
+        yield AIMessageChunk("!", **_end(outcome))
 
     async def astream(
         self, input: Any, config: Any = None, **kwargs: Any
@@ -327,9 +369,17 @@ class FollowsSchedule(Runnable[Any, Any]):
             yield chunk
 
 
-def _finish(outcome: Outcome) -> dict[str, str]:
+def _end(outcome: Outcome) -> dict[str, Any]:
+    """What the end of an answer says of it."""
     reason = REJECTABLE.get(outcome.kind, "stop")
-    return {"finish_reason": reason} if reason else {}
+    said: dict[str, Any] = {"response_metadata": {"finish_reason": reason} if reason else {}}
+    if outcome.usage is not None:
+        taken, made = outcome.usage
+        total = taken + made
+        said["usage_metadata"] = UsageMetadata(
+            input_tokens=taken, output_tokens=made, total_tokens=total
+        )
+    return said
 
 
 class Rehearsal:
@@ -350,6 +400,7 @@ class Rehearsal:
                     "weight": each.weight,
                     "tier": each.tier,
                     "rpm": each.rpm,
+                    "tpm": each.tpm,
                 }
                 for each in schedule.deployments
             ],
@@ -368,7 +419,7 @@ class Rehearsal:
     def invoke(self, pause: float, preference: str | None) -> "Course":
         self._pause(pause)
         try:
-            answer = self.gateway.invoke("?", model_preference=preference)
+            answer = self.gateway.invoke(QUESTION, model_preference=preference)
         except Exception as error:
             return self._course(_told(error))
         return self._course(_answered([answer]))
@@ -376,7 +427,7 @@ class Rehearsal:
     async def ainvoke(self, pause: float, preference: str | None) -> "Course":
         self._pause(pause)
         try:
-            answer = await self.gateway.ainvoke("?", model_preference=preference)
+            answer = await self.gateway.ainvoke(QUESTION, model_preference=preference)
         except Exception as error:
             return self._course(_told(error))
         return self._course(_answered([answer]))
@@ -385,7 +436,7 @@ class Rehearsal:
         self._pause(pause)
         chunks: list[Any] = []
         try:
-            chunks.extend(self.gateway.stream("?", model_preference=preference))
+            chunks.extend(self.gateway.stream(QUESTION, model_preference=preference))
         except Exception as error:
             return self._course(_told(error))
         return self._course(_answered(chunks))
@@ -394,7 +445,7 @@ class Rehearsal:
         self._pause(pause)
         chunks: list[Any] = []
         try:
-            async for chunk in self.gateway.astream("?", model_preference=preference):
+            async for chunk in self.gateway.astream(QUESTION, model_preference=preference):
                 chunks.append(chunk)
         except Exception as error:
             return self._course(_told(error))
@@ -466,28 +517,28 @@ class _Health:
 class _Bucket:
     """What drips out evenly and holds a tenth of a minute, or five where that is less."""
 
-    def __init__(self, rpm: float) -> None:
-        self.drip = 60 / rpm
-        self.holds = max(rpm / 10, min(rpm, 5))
+    def __init__(self, per_minute: float) -> None:
+        self.drip = 60 / per_minute
+        self.holds = max(per_minute / 10, min(per_minute, 5))
         self.level = self.at = 0.0
 
     def settle(self, now: float) -> None:
         self.level = max(0.0, self.level - (now - self.at) / self.drip)
         self.at = now
 
-    def wait(self, now: float) -> float:
-        """The seconds until one more has room."""
+    def wait(self, now: float, amount: float) -> float:
+        """The seconds until so much has room; what is more than it holds goes alone."""
         level = max(0.0, self.level - (now - self.at) / self.drip)
-        return max(0.0, (level + 1 - self.holds) * self.drip)
+        return max(0.0, (level + min(amount, self.holds) - self.holds) * self.drip)
 
     def pour(self, now: float, amount: float) -> None:
         self.settle(now)
         self.level += amount
 
-    def fill(self, now: float, seconds: float) -> None:
-        """Have no room for so many seconds."""
+    def fill(self, now: float, seconds: float, *, least: float) -> None:
+        """Have no room for so many seconds, and then for at least so much."""
         self.settle(now)
-        self.level = max(self.level, self.holds - 1 + seconds / self.drip)
+        self.level = max(self.level, self.holds - least + seconds / self.drip)
 
 
 class _Over(Exception):  # noqa: N818 - no error
@@ -506,7 +557,12 @@ class Oracle:
         self.time = 0.0
         self.health = {each.name: _Health() for each in schedule.deployments}
         self.asked = dict.fromkeys(self.health, 0)
-        self.buckets = {each.name: _Bucket(each.rpm) for each in schedule.deployments if each.rpm}
+        self.requests = {d.name: _Bucket(d.rpm) for d in schedule.deployments if d.rpm}
+        self.tokens = {d.name: _Bucket(d.tpm) for d in schedule.deployments if d.tpm}
+        self.usual_output = dict.fromkeys(self.health, 0)
+        self.reserved = 0
+        """The tokens of the attempt under way."""
+        self.input = count_tokens_approximately([HumanMessage(QUESTION)])
         self.credit = dict.fromkeys(self.health, 0.0)
         self.seen: list[str] = []
         """What traffic rules have decided."""
@@ -614,6 +670,7 @@ class Oracle:
         self.asked[name] += 1
         self.attempts.append((name, self.time))
         kind, has_begun = self._take(deployment, outcome)
+        self._correct(name, kind, outcome)
         if kind is None:
             self.health[name] = _Health()
             words = f"{name}{self.asked[name]}"
@@ -622,9 +679,8 @@ class Oracle:
             raise _Over("raised", kind)
         self.failures.append((name, kind))
         told = outcome if kind != "too_late" else None
-        if kind == "busy" and name in self.buckets and (seconds := self._retry_after(told)):
-            self.seen.append("filled by a 429")
-            self.buckets[name].fill(self.time, seconds)
+        if kind == "busy" and (seconds := self._retry_after(told)):
+            self._fill(name, seconds)
         says_nothing = kind in {*self.rules.reject, *SAYS_NOTHING_OF_HEALTH} or self.was_cut_by_call
         if not is_extra and not says_nothing:
             self._count(name, kind, is_probe, self._retry_after(told))
@@ -725,8 +781,18 @@ class Oracle:
         return not is_closed and not self._wait_for_room(deployment)
 
     def _wait_for_room(self, deployment: Deployment, at: float | None = None) -> float:
-        bucket = self.buckets.get(deployment.name)
-        return bucket.wait(self.time if at is None else at) if bucket else 0.0
+        then = self.time if at is None else at
+        limits = self._limits(deployment, self._estimate(deployment))
+        return max([bucket.wait(then, amount) for bucket, amount in limits], default=0.0)
+
+    def _limits(self, deployment: Deployment, tokens: int) -> list[tuple[_Bucket, int]]:
+        """A deployment's limits, and what an attempt of so many tokens takes of each."""
+        name = deployment.name
+        both = (self.requests.get(name), 1), (self.tokens.get(name), tokens)
+        return [(bucket, amount) for bucket, amount in both if bucket]
+
+    def _estimate(self, deployment: Deployment) -> int:
+        return self.input + (deployment.max_tokens or self.usual_output[deployment.name])
 
     def _waits_in_vain(self, deployment: Deployment, *, is_last_resort: bool) -> bool:
         """Take room for an attempt, and as the last resort wait for it, if that is worth it.
@@ -734,11 +800,11 @@ class Oracle:
         Returns:
             Whether a window has begun meanwhile, so that the room is given back.
         """
-        bucket, most = self.buckets.get(deployment.name), self.rules.max_wait
-        if bucket is None:
-            return False
-        wait = bucket.wait(self.time)
-        bucket.pour(self.time, 1)
+        wait, most = self._wait_for_room(deployment), self.rules.max_wait
+        self.reserved = self._estimate(deployment)
+        limits = self._limits(deployment, self.reserved)
+        for bucket, amount in limits:
+            bucket.pour(self.time, amount)
         is_too_long = most is None or wait > most or self.time + wait >= self.deadline
         if not is_last_resort or not wait:
             return False
@@ -749,9 +815,32 @@ class Oracle:
         self.time += wait
         if not self._is_restricted(deployment):
             return False
-        bucket.pour(self.time, -1)
+        for bucket, amount in limits:
+            bucket.pour(self.time, -amount)
         self.skipped.append(deployment.name)
         return True
+
+    def _correct(self, name: str, kind: str | None, outcome: Outcome) -> None:
+        """Charge what an attempt took in place of what was reserved for it, as far as is known."""
+        bucket = self.tokens.get(name)
+        if bucket is None:
+            return
+        if kind in SAYS_HTTP_STATUS:
+            self.seen.append("tokens given back")
+            bucket.pour(self.time, -self.reserved)
+        elif (kind is None or kind in self.rules.reject) and outcome.usage:
+            self.seen.append("tokens charged")
+            self.usual_output[name] = outcome.usage[1]
+            bucket.pour(self.time, sum(outcome.usage) - self.reserved)
+        else:
+            self.seen.append("tokens kept")
+
+    def _fill(self, name: str, seconds: float) -> None:
+        """Have no room in a deployment's limits before the moment that its 429 has named."""
+        for bucket, least in (self.requests.get(name), 1), (self.tokens.get(name), 0):
+            if bucket:
+                self.seen.append("filled by a 429")
+                bucket.fill(self.time, seconds, least=least)
 
     # --- windows ------------------------------------------------------------------------------
 
