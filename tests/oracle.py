@@ -6,12 +6,14 @@ package: a checker that asks the code under test what is right finds nothing.
 All times are multiples of 1/64 s, so that sums are exact and a boundary is a boundary.
 """
 
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ from langchain_core.exceptions import ContextOverflowError, ModelError, ModelTim
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.utils import count_tokens_approximately
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_model_gateway import (
     AllModelsFailedError,
@@ -168,6 +170,8 @@ class Schedule:
     lookup_errors_are_handled: bool = True
     balance: str | None = None
     max_wait: float | None = None
+    threads: tuple[str | int | None, ...] = ()
+    """What each call is part of; calls of one thread go to one deployment while they can."""
 
 
 class ServerError(Exception):
@@ -273,6 +277,11 @@ def random_schedule(seed: int) -> Schedule:
         "max_duration": duration * chance.choice([1, 3, 10]),
     }
     deployments = _limit_tokens(deployments, random.Random(f"tokens {seed}"))
+    talk = random.Random(f"threads {seed}")
+    threads: tuple[str | int | None, ...] = ()
+    if talk.random() < 0.2:
+        deployments = _weigh(deployments, talk)
+        threads = tuple(talk.choice(["ann", "bob", "b\u00f6", 7, None]) for _ in calls)
     return Schedule(
         deployments,
         tuple(calls),
@@ -283,7 +292,13 @@ def random_schedule(seed: int) -> Schedule:
         lookup_errors_are_handled=chance.random() < 0.5,
         balance=traffic.choice([None, "weighted", "least_busy"]) if is_shared else None,
         max_wait=traffic.choice([None, 2.0, 30.0]) if is_limited else None,
+        threads=threads,
     )
+
+
+def _weigh(deployments: tuple[Deployment, ...], chance: random.Random) -> tuple[Deployment, ...]:
+    """The deployments with shares that are not alike."""
+    return tuple(replace(each, weight=chance.choice([1.0, 2.0, 5.0])) for each in deployments)
 
 
 def _limit_tokens(
@@ -413,48 +428,54 @@ class Rehearsal:
             else (ServerError, OSError, ContextOverflowError, ModelError),
             balance=schedule.balance,
             max_wait=schedule.max_wait,
+            affinity="thread" if schedule.threads else None,
         )
+        self.calls = 0
         self.gateway = rehearsed(gateway, self.clock)
 
     def invoke(self, pause: float, preference: str | None) -> "Course":
-        self._pause(pause)
+        config = self._pause(pause)
         try:
-            answer = self.gateway.invoke(QUESTION, model_preference=preference)
+            answer = self.gateway.invoke(QUESTION, config, model_preference=preference)
         except Exception as error:
             return self._course(_told(error))
         return self._course(_answered([answer]))
 
     async def ainvoke(self, pause: float, preference: str | None) -> "Course":
-        self._pause(pause)
+        config = self._pause(pause)
         try:
-            answer = await self.gateway.ainvoke(QUESTION, model_preference=preference)
+            answer = await self.gateway.ainvoke(QUESTION, config, model_preference=preference)
         except Exception as error:
             return self._course(_told(error))
         return self._course(_answered([answer]))
 
     def stream(self, pause: float, preference: str | None) -> "Course":
-        self._pause(pause)
+        config = self._pause(pause)
         chunks: list[Any] = []
         try:
-            chunks.extend(self.gateway.stream(QUESTION, model_preference=preference))
+            chunks.extend(self.gateway.stream(QUESTION, config, model_preference=preference))
         except Exception as error:
             return self._course(_told(error))
         return self._course(_answered(chunks))
 
     async def astream(self, pause: float, preference: str | None) -> "Course":
-        self._pause(pause)
+        config = self._pause(pause)
         chunks: list[Any] = []
         try:
-            async for chunk in self.gateway.astream(QUESTION, model_preference=preference):
+            async for chunk in self.gateway.astream(QUESTION, config, model_preference=preference):
                 chunks.append(chunk)
         except Exception as error:
             return self._course(_told(error))
         return self._course(_answered(chunks))
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, seconds: float) -> RunnableConfig | None:
+        """Let time pass until the next call; returns its config."""
         self.clock.spend(seconds)
         self.attempts.clear()
         self.clock.waits = []
+        threads, number = self.schedule.threads, self.calls
+        self.calls += 1
+        return {"configurable": {"thread": threads[number]}} if threads else None
 
     def _course(self, end: tuple[Any, ...]) -> "Course":
         return Course(list(self.attempts), self.clock.waits, end, self.clock.time)
@@ -564,12 +585,15 @@ class Oracle:
         """The tokens of the attempt under way."""
         self.input = count_tokens_approximately([HumanMessage(QUESTION)])
         self.credit = dict.fromkeys(self.health, 0.0)
+        self.calls = 0
         self.seen: list[str] = []
         """What traffic rules have decided."""
 
     def call(self, pause: float, preference: str | None) -> Course:
         """The course of the next call."""
         self.time += pause
+        self.thread = self.rules.threads[self.calls] if self.rules.threads else None
+        self.calls += 1
         self.deadline = self.time + (self.rules.timeout or float("inf"))
         self.attempts: list[tuple[str, float]] = []
         self.waits: list[float] = []
@@ -582,7 +606,10 @@ class Oracle:
         raise AssertionError("a call has an end")
 
     def _try_all(self, preference: str | None) -> None:
-        everyone = sorted(self.rules.deployments, key=lambda each: self._tier(each, preference))
+        everyone = sorted(
+            self.rules.deployments,
+            key=lambda each: (self._tier(each, preference), self._distance(each)),
+        )
         untried, deferred = [*everyone], []
         while untried:
             deployment = self._next(untried, preference)
@@ -756,10 +783,25 @@ class Oracle:
     def _tier(self, deployment: Deployment, preference: str | None) -> float:
         return -1 if deployment.name == preference else deployment.tier
 
+    def _distance(self, deployment: Deployment) -> float:
+        """How far it is from the call's thread: weighted rendezvous hashing, the nearest first.
+
+        What is hashed is not for the contract to say, but two versions of the package that run side
+        by side must say the same.
+        """
+        if self.thread is None:
+            return 0.0
+        hashed = f"{len(str(self.thread))}:{self.thread}{deployment.name}".encode()
+        drawn = int.from_bytes(blake2b(hashed, digest_size=8).digest(), "big")
+        return -math.log((drawn + 0.5) / 2**64) / deployment.weight
+
     def _next(self, untried: list[Deployment], preference: str | None) -> Deployment:
         """Whose turn it is among those of the first tier that may be asked; else the first's."""
         first = self._tier(untried[0], preference)
         ready = [d for d in untried if self._tier(d, preference) == first and self._is_free(d)]
+        if self.thread is not None:
+            self.seen += ["stays with its own"] if len(ready) > 1 else []
+            return untried[0]
         if not ready or self.rules.balance is None:
             return untried[0]
         if len(ready) == 1:
