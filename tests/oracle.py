@@ -282,6 +282,10 @@ def random_schedule(seed: int) -> Schedule:
     if talk.random() < 0.2:
         deployments = _weigh(deployments, talk)
         threads = tuple(talk.choice(["ann", "bob", "b\u00f6", 7, None]) for _ in calls)
+    pace = random.Random(f"pace {seed}")
+    balance = traffic.choice([None, "weighted", "least_busy"]) if is_shared else None
+    if pace.random() < 0.2:
+        deployments, balance = _weigh(deployments, pace), "fastest"
     return Schedule(
         deployments,
         tuple(calls),
@@ -290,7 +294,7 @@ def random_schedule(seed: int) -> Schedule:
         timeout=maybe(None, 1.0, 4.0, 20.0),
         reject=tuple(kind for kind in REJECTABLE if chance.random() < 0.4),
         lookup_errors_are_handled=chance.random() < 0.5,
-        balance=traffic.choice([None, "weighted", "least_busy"]) if is_shared else None,
+        balance=balance,
         max_wait=traffic.choice([None, 2.0, 30.0]) if is_limited else None,
         threads=threads,
     )
@@ -535,6 +539,29 @@ class _Health:
     cools_until: float = 0.0
 
 
+class _Pace:
+    """How long attempts took: what counts fades by a factor of e every 30 seconds.
+
+    Less than one attempt is left of is no mean of it: the rest counts as no time at all.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.weight = self.at = 0.0
+
+    def note(self, now: float, seconds: float) -> None:
+        left = self._left(now)
+        self.seconds = self.seconds * left + seconds
+        self.weight = self.weight * left + 1
+        self.at = now
+
+    def mean(self, now: float) -> float:
+        left = self._left(now)
+        return self.seconds * left / max(1.0, self.weight * left)
+
+    def _left(self, now: float) -> float:
+        return math.exp((self.at - now) / 30)
+
+
 class _Bucket:
     """What drips out evenly and holds a tenth of a minute, or five where that is less."""
 
@@ -584,6 +611,7 @@ class Oracle:
         self.reserved = 0
         """The tokens of the attempt under way."""
         self.input = count_tokens_approximately([HumanMessage(QUESTION)])
+        self.pace = {name: _Pace() for name in self.health}
         self.credit = dict.fromkeys(self.health, 0.0)
         self.calls = 0
         self.seen: list[str] = []
@@ -696,8 +724,15 @@ class Oracle:
         outcome = deployment.outcomes[self.asked[name] % len(deployment.outcomes)]
         self.asked[name] += 1
         self.attempts.append((name, self.time))
+        begun = self.time
         kind, has_begun = self._take(deployment, outcome)
         self._correct(name, kind, outcome)
+        says_nothing = kind in {*self.rules.reject, *SAYS_NOTHING_OF_HEALTH} or self.was_cut_by_call
+        # To the first word, if there was one; what fails at once is not quick.
+        seconds = outcome.latency if has_begun else self.time - begun
+        if has_begun or not says_nothing:
+            has_failed = kind is not None and not says_nothing
+            self.pace[name].note(self.time, max(seconds, 1.0) if has_failed else seconds)
         if kind is None:
             self.health[name] = _Health()
             words = f"{name}{self.asked[name]}"
@@ -708,7 +743,6 @@ class Oracle:
         told = outcome if kind != "too_late" else None
         if kind == "busy" and (seconds := self._retry_after(told)):
             self._fill(name, seconds)
-        says_nothing = kind in {*self.rules.reject, *SAYS_NOTHING_OF_HEALTH} or self.was_cut_by_call
         if not is_extra and not says_nothing:
             self._count(name, kind, is_probe, self._retry_after(told))
         if has_begun:
@@ -808,15 +842,33 @@ class Oracle:
             return ready[0]
         self.seen.append(self.rules.balance)
         total = sum(each.weight for each in ready)
-        if self.rules.balance == "least_busy":  # nobody is busy: as chance will have it
-            point = total * jitter(self.time)
-            ends = [sum(d.weight for d in ready[: n + 1]) for n in range(len(ready))]
-            return next((d for d, end in zip(ready, ends, strict=True) if point < end), ready[-1])
+        if self.rules.balance != "weighted":
+            first = self._drawn(ready)
+            second = self._drawn([each for each in ready if each is not first])
+            is_second = self._expected(second) < self._expected(first)
+            self.seen += ["the quicker of two"] if is_second else []
+            return second if is_second else first
         for each in ready:
             self.credit[each.name] += each.weight
         chosen = max(ready, key=lambda each: self.credit[each.name])
         self.credit[chosen.name] -= total
         return chosen
+
+    def _drawn(self, candidates: list[Deployment]) -> Deployment:
+        """One of them, by weight, as chance will have it."""
+        point = sum(each.weight for each in candidates) * jitter(self.time)
+        for each in candidates:
+            point -= each.weight
+            if point < 0:
+                return each
+        return candidates[-1]
+
+    def _expected(self, deployment: Deployment) -> float:
+        """How long it would take; nothing that it is busy with, as calls come one by one."""
+        if self.rules.balance == "least_busy":
+            return 0.0
+        # Less than a millisecond is no difference.
+        return max(self.pace[deployment.name].mean(self.time), 1e-3) / deployment.weight
 
     def _is_free(self, deployment: Deployment) -> bool:
         is_closed = self._is_restricted(deployment) or self._is_cooling(deployment)
