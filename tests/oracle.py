@@ -73,6 +73,38 @@ class VirtualClock(Clock):
         self.sleep(seconds)
 
 
+class TickingClock(VirtualClock):
+    """Wakes nobody but at its ticks, so that even odd waits end on one; told of attempts.
+
+    How often someone looks up from a long wait is no matter: waits with nothing in between are one.
+    """
+
+    def __init__(self, attempts: list[tuple[str, float]]) -> None:
+        super().__init__()
+        self.attempts = attempts
+        self.waited: dict[int, float] = {}
+        """The seconds waited after so many attempts."""
+        self.closings: list[tuple[float, Any]] = []
+        """The streams that others close while someone waits, and when."""
+
+    def sleep(self, seconds: float) -> None:
+        for stream in self._slept(seconds):
+            stream.close()
+
+    async def async_sleep(self, seconds: float) -> None:
+        for stream in self._slept(seconds):
+            await stream.aclose()
+
+    def _slept(self, seconds: float) -> list[Any]:
+        seconds = math.ceil(seconds * 64) / 64
+        number = len(self.attempts)
+        self.waited[number] = self.waited.get(number, 0.0) + seconds
+        self.spend(seconds)
+        closed = [stream for time, stream in self.closings if time <= self.time]
+        self.closings = [each for each in self.closings if each[0] > self.time]
+        return closed
+
+
 class VirtualGuards(Guards):
     """Limits in virtual time: what takes too long is cut off, as if it had been abandoned there."""
 
@@ -154,6 +186,7 @@ class Deployment:
     tpm: float | None = None
     max_tokens: int | None = None
     """The most of an answer, as its model says."""
+    max_concurrency: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +205,8 @@ class Schedule:
     max_wait: float | None = None
     threads: tuple[str | int | None, ...] = ()
     """What each call is part of; calls of one thread go to one deployment while they can."""
+    holds: tuple[int, ...] = ()
+    """After how many more calls each call's stream is closed; 0: its answer is read to its end."""
 
 
 class ServerError(Exception):
@@ -286,7 +321,7 @@ def random_schedule(seed: int) -> Schedule:
     balance = traffic.choice([None, "weighted", "least_busy"]) if is_shared else None
     if pace.random() < 0.2:
         deployments, balance = _weigh(deployments, pace), "fastest"
-    return Schedule(
+    schedule = Schedule(
         deployments,
         tuple(calls),
         retry=maybe(retry, retry),
@@ -297,7 +332,23 @@ def random_schedule(seed: int) -> Schedule:
         balance=balance,
         max_wait=traffic.choice([None, 2.0, 30.0]) if is_limited else None,
         threads=threads,
+        holds=(0,) * len(calls),
     )
+    places = random.Random(f"places {seed}")
+    return _hold_streams(schedule, places) if places.random() < 0.2 else schedule
+
+
+def _hold_streams(schedule: Schedule, chance: random.Random) -> Schedule:
+    """The schedule with streams that are left open over some calls, and few places for them."""
+    deployments = tuple(
+        replace(each, max_concurrency=chance.choice([None, 1, 1, 2]))
+        for each in schedule.deployments
+    )
+    last = len(schedule.calls) - 1
+    holds = tuple(min(chance.choice([0, 0, 1, 2, 4]), last - n) for n in range(last + 1))
+    # Who waits for a place without end waits for ever, as no other call is under way.
+    max_wait = chance.choice([0.5, 2.0, *([None] if schedule.timeout else [])])
+    return replace(schedule, deployments=deployments, holds=holds, max_wait=max_wait)
 
 
 def _weigh(deployments: tuple[Deployment, ...], chance: random.Random) -> tuple[Deployment, ...]:
@@ -406,8 +457,8 @@ class Rehearsal:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.clock = VirtualClock()
         self.attempts: list[tuple[str, float]] = []
+        self.clock = TickingClock(self.attempts)
         gateway = GatewayRunnable(
             models=[
                 {
@@ -420,6 +471,7 @@ class Rehearsal:
                     "tier": each.tier,
                     "rpm": each.rpm,
                     "tpm": each.tpm,
+                    "max_concurrency": each.max_concurrency,
                 }
                 for each in schedule.deployments
             ],
@@ -435,6 +487,8 @@ class Rehearsal:
             affinity="thread" if schedule.threads else None,
         )
         self.calls = 0
+        self.held: list[tuple[int, Any]] = []
+        """The streams that are open, and after which call each is closed."""
         self.gateway = rehearsed(gateway, self.clock)
 
     def invoke(self, pause: float, preference: str | None) -> "Course":
@@ -472,25 +526,64 @@ class Rehearsal:
             return self._course(_told(error))
         return self._course(_answered(chunks))
 
+    def hold(self, pause: float, preference: str | None, calls: int) -> "Course":
+        """Leave a stream open after its first word, for so many calls."""
+        config = self._pause(pause)
+        chunks: list[Any] = []
+        stream = self.gateway.stream(QUESTION, config, model_preference=preference)
+        try:
+            while not (chunks and chunks[-1].content):
+                chunks.append(next(stream))
+        except Exception as error:
+            return self._course(_told(error))
+        self.held.append((self.calls + calls, stream))
+        return self._course(_answered(chunks))
+
+    async def ahold(self, pause: float, preference: str | None, calls: int) -> "Course":
+        config = self._pause(pause)
+        chunks: list[Any] = []
+        stream = self.gateway.astream(QUESTION, config, model_preference=preference)
+        try:
+            while not (chunks and chunks[-1].content):
+                chunks.append(await anext(stream))
+        except Exception as error:
+            return self._course(_told(error))
+        self.held.append((self.calls + calls, stream))
+        return self._course(_answered(chunks))
+
+    def close(self, *, is_end: bool = False) -> None:
+        """Close the streams whose time has come; at the end, all."""
+        for stream in self._due(is_end=is_end):
+            stream.close()
+
+    async def aclose(self, *, is_end: bool = False) -> None:
+        for stream in self._due(is_end=is_end):
+            await stream.aclose()
+
+    def _due(self, *, is_end: bool) -> list[Any]:
+        due = [stream for last, stream in self.held if is_end or last <= self.calls]
+        self.held = [each for each in self.held if each[1] not in due]
+        return due
+
     def _pause(self, seconds: float) -> RunnableConfig | None:
         """Let time pass until the next call; returns its config."""
         self.clock.spend(seconds)
         self.attempts.clear()
-        self.clock.waits = []
+        self.clock.waited = {}
         threads, number = self.schedule.threads, self.calls
         self.calls += 1
         return {"configurable": {"thread": threads[number]}} if threads else None
 
     def _course(self, end: tuple[Any, ...]) -> "Course":
-        return Course(list(self.attempts), self.clock.waits, end, self.clock.time)
+        return Course(list(self.attempts), self.clock.waited, end, self.clock.time)
 
 
 @dataclass
 class Course:
-    """How a call went: every attempt and wait, what it came to, and when."""
+    """How a call went: every attempt, the seconds waited after so many, its end, and when."""
 
     attempts: list[tuple[str, float]]
-    waits: list[float]
+    waits: dict[int, float]
     end: tuple[Any, ...]
     ended_at: float
 
@@ -537,6 +630,22 @@ class _Health:
     failed_at: list[float] = field(default_factory=list)
     cooldown: float | None = None
     cools_until: float = 0.0
+    probe: "_Held | None" = None
+    """A probe that is still open; for so long nobody else is let through."""
+    probe_until: float = 0.0
+
+    @property
+    def closed_until(self) -> float:
+        return max(self.cools_until, self.probe_until if self.probe else 0.0)
+
+
+@dataclass(eq=False)
+class _Held:
+    """A stream that is left open: whose, for how long, and the seconds to its first word."""
+
+    name: str
+    last_call: int
+    latency: float
 
 
 class _Pace:
@@ -611,54 +720,93 @@ class Oracle:
         self.reserved = 0
         """The tokens of the attempt under way."""
         self.input = count_tokens_approximately([HumanMessage(QUESTION)])
-        self.pace = {name: _Pace() for name in self.health}
+        self.pace = {name: (_Pace(), _Pace()) for name in self.health}
+        """Of plain calls and of streams."""
+        self.held: list[_Held] = []
         self.credit = dict.fromkeys(self.health, 0.0)
         self.calls = 0
+        self.is_end_open = False
+        """Whether the contract leaves open when exactly the last call ends."""
         self.seen: list[str] = []
         """What traffic rules have decided."""
 
-    def call(self, pause: float, preference: str | None) -> Course:
-        """The course of the next call."""
+    def call(self, pause: float, preference: str | None, held_for: int = 0) -> Course:
+        """The course of the next call.
+
+        Args:
+            pause: The seconds before it.
+            preference: Whom it prefers.
+            held_for: For how many more calls its stream is left open; 0: it is read to its end.
+        """
         self.time += pause
+        self.held_for, self.is_stream = held_for, self.streams or held_for > 0
+        self.is_end_open = False
         self.thread = self.rules.threads[self.calls] if self.rules.threads else None
         self.calls += 1
         self.deadline = self.time + (self.rules.timeout or float("inf"))
         self.attempts: list[tuple[str, float]] = []
-        self.waits: list[float] = []
+        self.waits: dict[int, float] = {}
         self.failures: list[tuple[str, str]] = []
         self.skipped: list[str] = []
+        self.opens: list[float] = []
         try:
             self._try_all(preference)
         except _Over as over:
+            self._close()
             return Course(self.attempts, self.waits, over.end, self.time)
         raise AssertionError("a call has an end")
+
+    def _wait_for(self, seconds: float) -> None:
+        number = len(self.attempts)
+        self.waits[number] = self.waits.get(number, 0.0) + seconds
+        self.time += seconds
+
+    def _skip(self, deployment: Deployment, opens: float) -> None:
+        self.skipped.append(deployment.name)
+        self.opens.append(opens)
+
+    def _skip_restricted(self, deployment: Deployment, moment: float) -> None:
+        self._skip(deployment, self._opens(deployment, moment))
 
     def _try_all(self, preference: str | None) -> None:
         everyone = sorted(
             self.rules.deployments,
             key=lambda each: (self._tier(each, preference), self._distance(each)),
         )
-        untried, deferred = [*everyone], []
+        deferred, full = self._try_open(everyone, preference)
+        for _, _, deployment in sorted(deferred, key=lambda each: each[:2]):
+            if self._is_restricted(deployment):
+                self._skip_restricted(deployment, self.time)
+            elif self._is_full(deployment):
+                full.append(deployment)
+            else:
+                self._try(deployment, everyone, is_last_resort=True)
+        self._wait_for_a_place(full)
+        if self.failures:
+            self._fail()
+        first = NOON + timedelta(seconds=min(self.opens))
+        raise _Over("nobody", self.skipped, first, True)
+
+    def _try_open(
+        self, everyone: list[Deployment], preference: str | None
+    ) -> tuple[list[tuple[int, float, Deployment]], list[Deployment]]:
+        """Try those that are open; returns whom to try later, and when, and those that are full."""
+        untried, deferred, full = [*everyone], [], []
         while untried:
             deployment = self._next(untried, preference)
             untried.remove(deployment)
             if self._is_restricted(deployment):
-                self.skipped.append(deployment.name)
+                self._skip_restricted(deployment, self.time)
             elif self._is_cooling(deployment):
-                deferred.append((1, self.health[deployment.name].cools_until, deployment))
+                deferred.append((1, self.health[deployment.name].closed_until, deployment))
             elif wait := self._wait_for_room(deployment):
                 self.seen.append("passed over as limited")
                 deferred.append((0, self.time + wait, deployment))
+            elif self._is_full(deployment):
+                full.append(deployment)
             else:
                 self._try(deployment, everyone, is_last_resort=False)
-        for _, _, deployment in sorted(deferred, key=lambda each: each[:2]):
-            if self._is_restricted(deployment):
-                self.skipped.append(deployment.name)
-            else:
-                self._try(deployment, everyone, is_last_resort=True)
-        if not self.failures:
-            raise _Over("nobody", self.skipped, self._first_available(), True)
-        self._fail()
+        return deferred, full
 
     def _fail(self) -> None:
         may_help = any(kind in WORTH_A_RETRY for _, kind in self.failures) or bool(self.skipped)
@@ -671,6 +819,7 @@ class Oracle:
         for attempt in range(1, attempts + 1):
             # As what it is let in: decided here, before it waits for room.
             has_cooldown, is_cooling = self._has_cooldown(deployment), self._is_cooling(deployment)
+            self.let_in_at = self.time
             if self._waits_in_vain(deployment, is_last_resort=is_last_resort):
                 return
             outcome, kind = self._attempt(
@@ -692,8 +841,7 @@ class Oracle:
             is_limited = self._wait_for_room(deployment, then) > 0
             if not is_last_resort and is_limited and self._another_is_free(everyone):
                 return
-            self.waits.append(wait)
-            self.time = then
+            self._wait_for(wait)
             if not is_last_resort and is_limited and self._another_is_free(everyone):
                 return
             is_last_resort = is_last_resort or is_limited
@@ -726,13 +874,17 @@ class Oracle:
         self.attempts.append((name, self.time))
         begun = self.time
         kind, has_begun = self._take(deployment, outcome)
+        if kind is None and self.held_for:
+            self._hold(deployment, outcome.latency, is_probe=is_probe)
         self._correct(name, kind, outcome)
         says_nothing = kind in {*self.rules.reject, *SAYS_NOTHING_OF_HEALTH} or self.was_cut_by_call
         # To the first word, if there was one; what fails at once is not quick.
         seconds = outcome.latency if has_begun else self.time - begun
         if has_begun or not says_nothing:
             has_failed = kind is not None and not says_nothing
-            self.pace[name].note(self.time, max(seconds, 1.0) if has_failed else seconds)
+            self.pace[name][self.is_stream].note(
+                self.time, max(seconds, 1.0) if has_failed else seconds
+            )
         if kind is None:
             self.health[name] = _Health()
             words = f"{name}{self.asked[name]}"
@@ -758,12 +910,14 @@ class Oracle:
             return "too_late", False
         is_error = outcome.kind in ERRORS
         rejected = outcome.kind if outcome.kind in self.rules.reject else None
-        if not self.streams:
+        if not self.is_stream:
             if outcome.kind == "truncated":  # only a stream can be
                 rejected = None
             return (outcome.kind if is_error else rejected), False
         if outcome.kind == "nothing" or (is_error and not outcome.midway):
             return outcome.kind, False
+        if self.held_for:
+            return None, True
         if self._is_too_late(outcome.gap, deployment.stall_timeout):
             return "too_late", True
         return (outcome.kind if is_error else rejected), True
@@ -792,7 +946,7 @@ class Oracle:
                 return
             asked = retry_after or rules["duration"]
             health.cooldown = min(asked, rules["max_duration"])
-        health.failed_at = []
+        health.failed_at, health.probe = [], None
         health.cools_until = self.time + health.cooldown
 
     def _has_cooldown(self, deployment: Deployment) -> bool:
@@ -801,7 +955,7 @@ class Oracle:
     def _is_cooling(self, deployment: Deployment, at: float | None = None) -> bool:
         health = self.health[deployment.name]
         then = self.time if at is None else at
-        return health.cooldown is not None and then < health.cools_until
+        return health.cooldown is not None and then < health.closed_until
 
     def _retry_after(self, outcome: Outcome | None) -> float | None:
         told = outcome.retry_after if outcome else None
@@ -864,15 +1018,19 @@ class Oracle:
         return candidates[-1]
 
     def _expected(self, deployment: Deployment) -> float:
-        """How long it would take; nothing that it is busy with, as calls come one by one."""
+        """How busy it would be, or how long it would take for what it is busy with and one more."""
+        busy = self._places(deployment)
         if self.rules.balance == "least_busy":
-            return 0.0
+            return busy / deployment.weight
         # Less than a millisecond is no difference.
-        return max(self.pace[deployment.name].mean(self.time), 1e-3) / deployment.weight
+        takes = max(self.pace[deployment.name][self.is_stream].mean(self.time), 1e-3)
+        return takes * (busy + 1) / deployment.weight
 
     def _is_free(self, deployment: Deployment) -> bool:
         is_closed = self._is_restricted(deployment) or self._is_cooling(deployment)
-        return not is_closed and not self._wait_for_room(deployment)
+        if is_closed or self._is_full(deployment):
+            return False
+        return not self._wait_for_room(deployment)
 
     def _wait_for_room(self, deployment: Deployment, at: float | None = None) -> float:
         then = self.time if at is None else at
@@ -905,13 +1063,12 @@ class Oracle:
         self.seen.append("asked although limited" if is_too_long else "waited for room")
         if is_too_long:
             return False
-        self.waits.append(wait)
-        self.time += wait
+        self._wait_for(wait)
         if not self._is_restricted(deployment):
             return False
         for bucket, amount in limits:
             bucket.pour(self.time, -amount)
-        self.skipped.append(deployment.name)
+        self._skip_restricted(deployment, self.time)
         return True
 
     def _correct(self, name: str, kind: str | None, outcome: Outcome) -> None:
@@ -936,17 +1093,72 @@ class Oracle:
                 self.seen.append("filled by a 429")
                 bucket.fill(self.time, seconds, least=least)
 
+    # --- places -------------------------------------------------------------------------------
+
+    def _places(self, deployment: Deployment) -> int:
+        """The streams of it that are open; as calls come one by one, nothing else is."""
+        return sum(each.name == deployment.name for each in self.held)
+
+    def _is_full(self, deployment: Deployment) -> bool:
+        most = deployment.max_concurrency
+        return most is not None and self._places(deployment) >= most
+
+    def _wait_for_a_place(self, full: list[Deployment]) -> None:
+        """Wait in vain: only other calls could close a stream, and none is under way."""
+        if not full:
+            return
+        self.seen.append("passed over as full")
+        most = float("inf") if self.rules.max_wait is None else self.rules.max_wait
+        begun, end = self.time, min(self.time + most, max(self.time, self.deadline))
+        minutes = [60.0 * n for n in range(int(begun // 60) + 1, int(end // 60) + 1)]
+        moments = [begun, *minutes]  # at which windows begin
+        for moment in moments:
+            for each in [each for each in full if self._is_restricted(each, moment)]:
+                full.remove(each)
+                self._skip_restricted(each, moment)
+            if not full:
+                # Who waits looks at the windows now and then.
+                self.is_end_open = moment > begun
+                end = moment
+                break
+        if end > begun:
+            self.seen.append("waited for a place")
+            self._wait_for(end - begun)
+        for each in full:
+            self._skip(each, self.time)
+
+    def _hold(self, deployment: Deployment, latency: float, *, is_probe: bool) -> None:
+        """Leave the stream open, which says nothing of the deployment until it is closed."""
+        name = deployment.name
+        held = _Held(name, self.calls + self.held_for, latency)
+        self.held.append(held)
+        if is_probe:
+            self.seen.append("holds a probe")
+            assert self.rules.cooldown
+            health = self.health[name]
+            health.probe = held
+            health.probe_until = self.let_in_at + (
+                deployment.timeout or self.rules.cooldown["duration"]
+            )
+        words = f"{name}{self.asked[name]}"
+        raise _Over("answer", name, words, [each for each, _ in self.failures], 1)
+
+    def _close(self) -> None:
+        """Close the streams whose time has come: their tokens stay taken, as nobody knows more."""
+        for held in [each for each in self.held if each.last_call <= self.calls]:
+            self.held.remove(held)
+            self.pace[held.name][True].note(self.time, held.latency)
+            health = self.health[held.name]
+            if health.probe is held:
+                health.probe = None
+
     # --- windows ------------------------------------------------------------------------------
 
     def _is_restricted(self, deployment: Deployment, at: float | None = None) -> bool:
         return is_inside(deployment.windows, self.time if at is None else at)
 
-    def _first_available(self) -> datetime:
-        return min(NOON + timedelta(seconds=self._opens(d)) for d in self.rules.deployments)
-
-    def _opens(self, deployment: Deployment) -> float:
-        """The last moment of the restriction under way."""
-        moment = self.time
+    def _opens(self, deployment: Deployment, moment: float) -> float:
+        """The last moment of the restriction under way at a moment."""
         while True:
             later = max(
                 moment + (_seconds_of_day(end) - (moment + 43200)) % 86400
