@@ -1,5 +1,6 @@
 """10,000 random fault schedules, sync and async, against an oracle written from the contract."""
 
+import asyncio
 import logging
 import random
 from collections import Counter
@@ -12,9 +13,13 @@ from tests.oracle import (
     Deployment,
     Oracle,
     Outcome,
+    Race,
+    RaceOracle,
     Rehearsal,
     Schedule,
+    VirtualLoop,
     is_inside,
+    random_race,
     random_schedule,
 )
 
@@ -135,6 +140,26 @@ async def test_who_waits_for_a_place_gets_the_first_that_is_free(*, is_async: bo
             assert course.ended_at == max_wait
         await rehearsal.aclose(is_end=True) if is_async else rehearsal.close(is_end=True)
     assert min(ends["answer"], ends["nobody"]) > 50, ends
+
+
+def test_hedged_calls_go_as_the_contract_says() -> None:
+    """Who is asked beside whom, and when; who wins; what a lost race costs; what may be hedged."""
+    seen: Counter[str] = Counter()
+
+    async def compare(seed: int) -> None:
+        schedule = random_race(seed)
+        oracle, race = RaceOracle(schedule), Race(schedule)
+        for pause, preference in schedule.calls:
+            expected = oracle.call(pause, preference)
+            course = await race.call(pause, streams=seed % 2 == 1)
+            assert course == expected, f"seed {seed}: {schedule}"
+        seen.update(oracle.seen)
+
+    for seed in range(1000):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(compare(seed))
+    assert len(seen) == 3, seen
+    assert min(seen.values()) > 50, seen
 
 
 def test_the_schedules_reach_every_corner() -> None:
