@@ -37,6 +37,7 @@ from langchain_model_gateway.timing import Clock
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 QUESTION = "?"
+QUESTION_TOKENS = count_tokens_approximately([HumanMessage(QUESTION)])
 
 
 # --- time -------------------------------------------------------------------------------------
@@ -724,7 +725,6 @@ class Oracle:
         self.usual_output = dict.fromkeys(self.health, 0)
         self.reserved = 0
         """The tokens of the attempt under way."""
-        self.input = count_tokens_approximately([HumanMessage(QUESTION)])
         self.pace = {name: (_Pace(), _Pace()) for name in self.health}
         """Of plain calls and of streams."""
         self.held: list[_Held] = []
@@ -1038,6 +1038,8 @@ class Oracle:
         return not self._wait_for_room(deployment)
 
     def _wait_for_room(self, deployment: Deployment, at: float | None = None) -> float:
+        if deployment.rpm is None and deployment.tpm is None:
+            return 0.0
         then = self.time if at is None else at
         limits = self._limits(deployment, self._estimate(deployment))
         return max([bucket.wait(then, amount) for bucket, amount in limits], default=0.0)
@@ -1049,7 +1051,7 @@ class Oracle:
         return [(bucket, amount) for bucket, amount in both if bucket]
 
     def _estimate(self, deployment: Deployment) -> int:
-        return self.input + (deployment.max_tokens or self.usual_output[deployment.name])
+        return QUESTION_TOKENS + (deployment.max_tokens or self.usual_output[deployment.name])
 
     def _waits_in_vain(self, deployment: Deployment, *, is_last_resort: bool) -> bool:
         """Take room for an attempt, and as the last resort wait for it, if that is worth it.
