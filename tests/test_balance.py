@@ -11,7 +11,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
-from tests.oracle import ServerError, VirtualClock, rehearsed
+from tests.schedules import ServerError
+from tests.virtual_time import VirtualClock, rehearsed
 
 from .conftest import CallForm
 from .models import NEVER, says, who

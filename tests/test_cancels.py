@@ -23,7 +23,7 @@ from langchain_model_gateway import (
     ModelRouterError,
     RetryPolicy,
 )
-from tests.oracle import ServerError
+from tests.schedules import ServerError
 
 CANCELS = int(os.environ.get("CANCELS", "2000"))
 

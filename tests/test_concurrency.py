@@ -14,7 +14,8 @@ from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
 from tests.models import ScriptedChatModel
-from tests.oracle import ServerError, VirtualClock, rehearsed
+from tests.schedules import ServerError
+from tests.virtual_time import VirtualClock, rehearsed
 
 MANY = 50
 ONCE = CooldownPolicy(failure_threshold=1, duration=30)

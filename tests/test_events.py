@@ -27,7 +27,8 @@ from langchain_model_gateway import (
 from langchain_model_gateway.listeners.events import Events
 from tests.conftest import BatchForm, CallForm, StreamForm, openai_at
 from tests.models import NEVER, gateway_over, says
-from tests.oracle import Rehearsal, ServerError, VirtualClock, random_schedule, rehearsed
+from tests.schedules import Rehearsal, ServerError, random_schedule
+from tests.virtual_time import VirtualClock, rehearsed
 
 Story = list[tuple[Any, ...]]
 

@@ -17,7 +17,7 @@ from langchain_model_gateway import (
     HedgePolicy,
     RetryPolicy,
 )
-from tests.oracle import ServerError
+from tests.schedules import ServerError
 
 from .models import NEVER
 

@@ -19,7 +19,8 @@ from langchain_model_gateway import (
 )
 from tests.conftest import CallForm
 from tests.models import says
-from tests.oracle import ServerError, VirtualClock, rehearsed
+from tests.schedules import ServerError
+from tests.virtual_time import VirtualClock, rehearsed
 
 FORMS = ["invoke", "ainvoke", "stream", "astream"]
 INPUT = "x" * 84

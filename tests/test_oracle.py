@@ -8,23 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.oracle import (
-    Course,
-    Deployment,
-    Oracle,
-    Outcome,
-    Race,
-    RaceOracle,
-    Rehearsal,
-    Schedule,
-    VirtualLoop,
-    is_inside,
-    random_race,
-    random_schedule,
-)
+from tests.oracle import Oracle, is_inside
+from tests.races import Race, RaceOracle, random_race
+from tests.schedules import Course, Deployment, Outcome, Rehearsal, Schedule, random_schedule
+from tests.virtual_time import VirtualLoop
 
 SCHEDULES = 10_000
-CHUNK = 500
+CHUNK = 100
 
 
 @pytest.fixture(autouse=True)

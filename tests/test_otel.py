@@ -19,8 +19,8 @@ from langchain_model_gateway import AllModelsFailedError, CooldownPolicy, Gatewa
 from langchain_model_gateway.otel import instrument
 from tests.conftest import CallForm, openai_at
 from tests.models import NEVER, gateway_over, says
-from tests.oracle import VirtualClock, rehearsed
 from tests.test_readme import ROOT
+from tests.virtual_time import VirtualClock, rehearsed
 
 
 class Meter:

@@ -25,7 +25,8 @@ from langchain_model_gateway import (
     RetryPolicy,
 )
 from tests.models import NEVER, ScriptedChatModel
-from tests.oracle import NOON, ServerError, VirtualClock, jitter, rehearsed
+from tests.schedules import ServerError
+from tests.virtual_time import NOON, VirtualClock, jitter, rehearsed
 
 BUSY = ServerError(503, None)
 FORMS = ["invoke", "ainvoke", "stream", "astream"]
