@@ -95,7 +95,8 @@ class Attempt:
             self._stream = StreamedAnswer(rejects, counts_tokens=self._counts_tokens)
         if self.permits:
             self._begun = self._call.routing.clock.monotonic()
-            self.hedge_after = self._call.hedge_after(self.target)
+            if self._call.routing.rules.hedge is not None:
+                self.hedge_after = self._call.hedge_after(self.target)
         if self.target.timeout is not None or self._call.deadline is not None:
             self._limit(self.target.timeout)
 
@@ -136,7 +137,7 @@ class Attempt:
         call.answer = stamp(answer, self.target.model_name, call.failures, beside)
         self.has_answered = call.is_answered = True
         if self.permits:
-            self._give_back("answered", usage=self._spent())
+            self._give_back("answered", usage=self._spent() if self._counts_tokens else None)
 
     def received(self, chunk: Any) -> Sequence[Any]:
         """The stream gave a chunk.
@@ -148,7 +149,8 @@ class Attempt:
         Raises:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
-        ready = self.noted(chunk)
+        assert self._stream is not None  # noqa: S101
+        ready = self._stream.received(chunk)
         return ready if not ready or self.has_answered else self._claimed(ready)
 
     def noted(self, chunk: Any) -> Sequence[Any]:
@@ -257,6 +259,7 @@ class Attempt:
             retry_after=retry_after(error, self._call.routing.clock.now()),
             is_account_fault=is_account_fault(error),
             status=provider_status(error),
+            is_cut=self.has_answered,
             usage=self._spent() if isinstance(error, RejectedAnswerError) else None,
             error=error,
         )

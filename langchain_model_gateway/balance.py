@@ -78,7 +78,7 @@ def draw(
     if balance == "weighted":
         return _by_turn(candidates, advance=advance)
     first = _by_weight(candidates, uniform)
-    second = _by_weight([each for each in candidates if each is not first], uniform)
+    second = _by_weight(candidates, uniform, without=first)
     if balance == "least_busy":
         one, other = first.load.places / first.weight, second.load.places / second.weight
     else:
@@ -99,13 +99,18 @@ def _by_turn(candidates: Sequence[C], *, advance: bool) -> C:
         return chosen
 
 
-def _by_weight(candidates: Sequence[C], uniform: Chance) -> C:
-    point = uniform(0.0, sum([each.weight for each in candidates]))
+def _by_weight(candidates: Sequence[C], uniform: Chance, without: C | None = None) -> C:
+    total = 0.0 if without is None else -without.weight
     for each in candidates:
-        point -= each.weight
-        if point < 0:
-            return each
-    return candidates[-1]
+        total += each.weight
+    point, chosen = uniform(0.0, total), candidates[0]
+    for each in candidates:
+        if each is not without:
+            chosen = each
+            point -= each.weight
+            if point < 0:
+                break
+    return chosen
 
 
 def _expected(candidate: Candidate, now: float, *, streams: bool) -> float:

@@ -36,6 +36,11 @@ _BODY_AT: Final = (
     "response._content",  # httpx (so mistralai), requests; `.text` would read from the network
 )
 
+# As it is, whatever a subclass makes of it.
+_CAUSE: Final = vars(BaseException)["__cause__"].__get__
+_CONTEXT: Final = vars(BaseException)["__context__"].__get__
+_IS_CONTEXT_HIDDEN: Final = vars(BaseException)["__suppress_context__"].__get__
+
 # --- what it stands for ----------------------------------------------------------------------
 
 _CODES: Final[Mapping[str, int]] = {
@@ -152,7 +157,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while isinstance(each, BaseException) and id(each) not in seen:
         seen.add(id(each))
         yield each
-        each = read(each, "__cause__") or _hidden(each)
+        each = _CAUSE(each) or _hidden(each)
 
 
 def _hidden(error: BaseException) -> Any:
@@ -160,8 +165,7 @@ def _hidden(error: BaseException) -> Any:
 
     Ollama's and NVIDIA's do, whose errors have neither headers nor codes.
     """
-    is_hidden = read(error, "__suppress_context__") is True
-    context: Any = read(error, "__context__") if is_hidden else None
+    context: Any = _CONTEXT(error) if _IS_CONTEXT_HIDDEN(error) else None
     is_answer = is_clients(type(context)) and http_status(context) is not None
     return context if is_answer else None
 

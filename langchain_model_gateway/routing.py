@@ -84,6 +84,8 @@ class Routing:
     exchange: Exchange | None
     lacks: frozenset[str]
     has_vain_tools: bool
+    has_gates: bool
+    only_tier: float | None
     _orders: dict[object, tuple[Target, ...]] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -103,10 +105,22 @@ class Routing:
         ]
         by_name = {target.model_name: target for target in targets}
         paths = {path: by_name[each.model_name] for each in models for path in each.by_path()}
-        shared = memory.hedges, memory.exchange
+        tiers = {each.tier for each in targets}
         lacks = frozenset[str]().union(*(each.lacks for each in targets))
-        own = lacks, any(each.has_tools and "tool_calling" in each.lacks for each in targets)
-        return cls(by_name, {**paths, **by_name}, rules, clock, guards, listeners, *shared, *own)
+        return cls(
+            by_name,
+            {**paths, **by_name},
+            rules,
+            clock,
+            guards,
+            listeners,
+            memory.hedges,
+            memory.exchange,
+            lacks=lacks,
+            has_vain_tools=any(e.has_tools and "tool_calling" in e.lacks for e in targets),
+            has_gates=any(each.gates for each in targets),
+            only_tier=tiers.pop() if len(tiers) == 1 else None,
+        )
 
     def order(
         self, preference: object, affinity: object = None, *, is_only: bool = False
@@ -175,9 +189,11 @@ class Routing:
         self, pending: Sequence[Target], at: Moment, size: Size, *, streams: bool, advance: bool
     ) -> Target:
         """The one of the first tier's deployments that is asked next: one that may be, if any."""
-        first = pending[0]
-        tier = [each for each in pending if each.tier == first.tier]
-        candidates = [each for each in tier if not each.gates or each.closed(at, size) is None]
+        first, candidates = pending[0], pending
+        if first.tier != self.only_tier:
+            candidates = [each for each in pending if each.tier == first.tier]
+        if self.has_gates:
+            candidates = [each for each in candidates if each.closed(at, size) is None]
         if self.rules.balance is None or not candidates:
             return first
         uniform, now = self.clock.uniform, at.monotonic()

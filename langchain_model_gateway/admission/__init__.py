@@ -75,6 +75,7 @@ class Outcome(NamedTuple):
         retry_after: The seconds that the server asked to wait.
         is_account_fault: Whether the account or the key is to blame, so that waiting is no help.
         status: The HTTP status that the server answered with, if it failed with one.
+        is_cut: Whether it failed after its first real chunk, so that tokens were generated.
         usage: The tokens that the provider counted, if it told.
         error: What was raised; `None` also where it was abandoned, or another was quicker.
     """
@@ -87,6 +88,7 @@ class Outcome(NamedTuple):
     retry_after: float | None = None
     is_account_fault: bool = False
     status: int | None = None
+    is_cut: bool = False
     usage: UsageMetadata | None = None
     error: Exception | None = None
 

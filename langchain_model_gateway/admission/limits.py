@@ -78,7 +78,7 @@ class Level:
 class Usage:
     """What was taken from one deployment's limits, and what its answers are like."""
 
-    __slots__ = ("_lock", "_outputs", "requests", "tokens")
+    __slots__ = ("_outputs", "lock", "requests", "tokens")
 
     def __init__(self) -> None:
         self.requests, self.tokens = Level(), Level()
@@ -87,18 +87,14 @@ class Usage:
 
     def renew_lock(self) -> None:
         """Make a new lock: in a forked process the old one may be held by nobody."""
-        self._lock = Lock()
+        self.lock = Lock()
+        """Held for a few assignments."""
 
     def after_fork(self) -> None:
         """Have nothing to tell: the process of before tells it."""
         self.renew_lock()
         self.requests.told()
         self.tokens.told()
-
-    @property
-    def lock(self) -> Lock:
-        """Held for a few assignments."""
-        return self._lock
 
     @property
     def mean_output(self) -> float:
@@ -133,7 +129,7 @@ class Rate:
     def wait(self, ends: float, now: float, amount: float) -> float:
         """The seconds until so much may be taken; what is larger than the burst goes alone."""
         room = self.burst - min(amount, self.burst)
-        return max(0.0, max(ends, now) - room * self.interval - now)
+        return max(0.0, ends - now - room * self.interval)
 
     def room(self, ends: float, now: float) -> float:
         """How many may be taken at once."""
@@ -196,7 +192,7 @@ class Limits:
                 made = outcome.usage["output_tokens"]
                 self._take(now, 0, outcome.usage["input_tokens"] + made - tokens)
                 usage.note_output(made)
-            elif outcome.status is not None:  # it was refused: nothing was generated
+            elif outcome.status is not None and not outcome.is_cut:  # nothing was generated
                 self._take(now, 0, -tokens)
             if outcome.status == _TOO_MANY_REQUESTS and outcome.retry_after:
                 self._fill(now + outcome.retry_after)

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import Final
 
 from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
 from langchain_model_gateway.guards import Hanging
@@ -32,7 +32,7 @@ class Latencies:
 
     def note(self, seconds: float, now: float) -> None:
         """An attempt took so long."""
-        fading = self._fading(now)
+        fading = math.exp((self._at - now) / _MEMORY)
         if self._weight:
             fading = min(fading, (_MOST_WEIGHT - 1) / self._weight)
         self._sum = self._sum * fading + seconds
@@ -42,16 +42,13 @@ class Latencies:
 
     def mean(self, now: float) -> float:
         """The moving average; it fades to 0, so that who was slow gets its chance again."""
-        fading = self._fading(now)
+        fading = math.exp((self._at - now) / _MEMORY)
         return self._sum * fading / max(self._weight * fading, 1.0)
 
     def quantile(self, share: float) -> float | None:
         """What that share of the recent ones is below; `None` if none are known."""
         recent = sorted(self._recent)
         return recent[math.ceil(share * len(recent)) - 1] if recent else None
-
-    def _fading(self, now: float) -> float:
-        return math.exp(min(0.0, self._at - now) / _MEMORY)
 
 
 class Load:
@@ -95,7 +92,7 @@ class Load:
 
 
 class Places:
-    """One deployment's places.
+    """One deployment's places, and the permit for each of them: they are all alike.
 
     Args:
         load: What it is busy with.
@@ -103,6 +100,8 @@ class Places:
     """
 
     __slots__ = ("_most", "load")
+
+    wait = 0.0
 
     def __init__(self, load: Load, most: int | None) -> None:
         self.load = load
@@ -115,11 +114,11 @@ class Places:
             return None
         return Closed("full", f"full, {self._most} at once", None)
 
-    def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "PlacesPermit | Closed":
+    def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "Places | Closed":
         """Take a place, if there is one; nobody is let in beyond them."""
         del is_last_resort
         if self.load.take(self._most):
-            return PlacesPermit(self.load)
+            return self
         return self.closed(at, size) or Closed("full", f"full, {self._most} at once", None)
 
     def room(self, now: float) -> Iterator[tuple[str, float, float]]:
@@ -128,13 +127,6 @@ class Places:
         if self._most is not None:
             taken = self.load.places + self.load.elsewhere
             yield "at once", max(0, self._most - taken), self._most
-
-
-class PlacesPermit(NamedTuple):
-    """One attempt's place."""
-
-    load: Load
-    wait: float = 0.0
 
     def give_back(self, outcome: Outcome) -> None:
         """The attempt has ended."""
