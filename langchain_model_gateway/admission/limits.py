@@ -12,7 +12,6 @@ from datetime import timedelta
 from threading import Lock
 from typing import Any, Final, NamedTuple
 
-from langchain_core.messages import convert_to_messages
 from langchain_core.messages.utils import count_tokens_approximately
 
 from langchain_model_gateway.admission import Closed, Moment, Outcome, Size
@@ -249,7 +248,6 @@ class LimitsPermit(NamedTuple):
 def size_of(value: Any) -> int:
     """The tokens of a call's input, approximately; 0 for what is no input of a chat model."""
     try:
-        messages = convert_to_messages([value] if isinstance(value, str) else value)
-        return int(count_tokens_approximately(messages))
+        return int(count_tokens_approximately([value] if isinstance(value, str) else value))
     except Exception:  # noqa: BLE001 - a chain's own input; the usage that is told corrects it
         return 0
