@@ -1,20 +1,17 @@
-"""What balance, limits and hedges do, and what they cost: `python -m benchmarks.traffic`.
+"""What balance, limits and hedges do, rehearsed: `python -m benchmarks.traffic`.
 
 20 calls a second come to four deployments of 600, 600, 300 and 600 requests a minute. An answer
 takes 1.1 s, log-normal (sigma 0.4: 2.8 s for one in a hundred). The first deployment is six times
 as slow for 5 of 15 minutes, and 0.5 % of calls hang; attempts are cut at 30 s. Means of 5 seeds.
 """
 
-import asyncio
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any, Literal, get_args
 
 from langchain_core.language_models import FakeListChatModel
 
-from benchmarks.backends import Backend, InstantChatModel
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable, HedgePolicy
 from langchain_model_gateway.rehearsal import Latency, Provider, Rehearsal, Traffic, rehearse
 
@@ -98,50 +95,6 @@ def _mean(done: list[Rehearsal], number: Callable[[Rehearsal], float]) -> float:
     return fmean(map(number, done))
 
 
-# --- what it costs -----------------------------------------------------------------------------
-
-
-def costs() -> None:
-    """A healthy call with each of them, next to the bare model; the least of many rounds."""
-    model = InstantChatModel(backend=Backend())
-
-    def over(limits: Mapping[str, Any], **rules: Any) -> GatewayRunnable:
-        entries: Any = [{"model_name": name, "model": model, **limits} for name in "abcd"]
-        return GatewayRunnable(entries, **rules)
-
-    contenders: dict[str, Any] = {
-        "the bare model": model,
-        "a gateway, no traffic rules": over({}),
-        **{f"balance={name!r}": over({}, balance=name) for name in ("weighted", "least_busy")},
-        "balance='fastest'": over({}, balance="fastest"),
-        "rpm": over({"rpm": 1e9}),
-        "rpm and tpm": over({"rpm": 1e9, "tpm": 1e12}),
-        "max_concurrency": over({"max_concurrency": 100}),
-        "hedge armed": over({}, hedge=HedgePolicy(delay=60)),
-    }
-    with asyncio.Runner() as runner:
-        calls: dict[str, Callable[[Any], Any]] = {
-            "invoke": lambda each: each.invoke("?"),
-            "ainvoke": lambda each: runner.run(each.ainvoke("?")),
-        }
-        best = {form: _best(contenders, call) for form, call in calls.items()}
-    say("\na healthy call, x the bare model", *best)
-    for name in contenders:
-        say(name, *(f"{each[name] / each['the bare model']:.2f} x" for each in best.values()))
-
-
-def _best(contenders: Mapping[str, Any], call: Callable[[Any], Any]) -> Mapping[str, float]:
-    best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(40):
-        for name, each in contenders.items():
-            begun = time.perf_counter()
-            for _ in range(50):
-                call(each)
-            best[name] = min(best[name], time.perf_counter() - begun)
-    return best
-
-
 if __name__ == "__main__":
     trouble()
     beyond_the_limit()
-    costs()
