@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Final
 
 from langchain_core.exceptions import OutputParserException
@@ -238,7 +239,9 @@ def stamp(
         # A gateway inside this one has left its own.
         if (inner := metadata.get(STAMP)) is not None:
             mark[STAMP] = inner
-        return answer.model_copy(update={"response_metadata": {**metadata, STAMP: mark}})
+        stamped = copy(answer)  # in half the time of `model_copy`
+        stamped.response_metadata = {**metadata, STAMP: mark}
+        return stamped
     if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
         return {**answer, "raw": stamp(answer["raw"], model_name, failures, hedged)}
     return answer
