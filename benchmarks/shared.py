@@ -27,7 +27,10 @@ def say(what: str, *values: object) -> None:
 
 
 def limits(url: str | None, *, is_sliding: bool) -> str:
-    """Twice the limit, from eight processes: what share of the requests drew a 429."""
+    """Twice the limit, from eight processes: what share of the requests drew a 429.
+
+    In a sliding minute those of the first burst do: a quarter of an hour shows what is usual.
+    """
     pace, seconds = PROCESSES * 60 / (2 * RPM), 900 if is_sliding else SECONDS
     job: dict[str, Any] = {"url": url, "limits": {"rpm": RPM}, "pause": pace}
     with Provider(RPM, is_sliding=is_sliding) as provider:
