@@ -646,3 +646,16 @@ def test_a_retry_does_not_start_inside_the_window(ask: CallForm) -> None:
         )
         assert who(ask(gateway, "x")) == "strong"
     assert tries == ["weak"]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "told"),
+    [(0, ""), (1, " and 1 more window"), (2, " and 2 more windows")],
+)
+def test_a_reason_names_the_first_windows_and_counts_the_rest(hidden: int, told: str) -> None:
+    """A long list of windows does not fill the table."""
+    hours = [(f"{hour:02}:00", f"{hour:02}:30") for hour in range(12, 15 + hidden)]
+    skip = skipped(restricting(*hours), utc("2026-01-05 12:10"))
+    assert skip is not None
+    shown = ", ".join(f"{start}-{end} UTC" for start, end in hours[:3])
+    assert skip.reason == f"restricted {shown}{told}"

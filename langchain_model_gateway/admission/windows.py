@@ -45,4 +45,4 @@ def hours(windows: Sequence[TimeWindow]) -> str:
     """The first few windows, and how many more there are; "" if there are none."""
     more = len(windows) - _MOST_SHOWN
     shown = ", ".join(map(str, windows[:_MOST_SHOWN]))
-    return shown + (f" and {more} more windows" if more > 0 else "")
+    return shown + (f" and {more} more window{'s' * (more > 1)}" if more > 0 else "")
