@@ -58,8 +58,9 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        gc.freeze()  # a full collection of what was imported would fall on one of them by chance
-        repeat(everybody()[given.child], given.form, given.calls)
+        contender = everybody()[given.child]
+        gc.freeze()  # a full collection of what is there would fall on one of them by chance
+        repeat(contender, given.form, given.calls)
         return
     if shutil.which("valgrind") is None:
         parser.error("needs valgrind: apt-get install valgrind, or your system's like")
