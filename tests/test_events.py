@@ -172,6 +172,24 @@ def test_a_cooldown_from_its_start_to_its_end(told: Told, ask: CallForm) -> None
     assert cooldowns[0].attempt is None
 
 
+def test_what_says_nothing_of_a_cooldown_tells_nothing_of_it(told: Told) -> None:
+    """A success that began before it does not end it, and a last resort does not start it anew."""
+    policy = CooldownPolicy(failure_threshold=1, duration=10)
+    gateway = gateway_over(
+        says("yes", ServerError(503, None)), down(), cooldown=policy, on_event=told
+    )
+    gateway = rehearsed(gateway, VirtualClock())
+    early = gateway.stream("?")
+    next(early)
+    for _ in range(2):
+        with pytest.raises(AllModelsFailedError):
+            gateway.invoke("?")
+    for _ in early:
+        pass
+    cooldowns = [(each.kind, each.model_name) for each in told.events if "cooldown" in each.kind]
+    assert cooldowns == [("cooldown_started", "weak"), ("cooldown_started", "strong")]
+
+
 def test_the_last_resort(told: Told, ask: CallForm) -> None:
     """A deployment in cooldown that is asked after all others says so."""
     policy = CooldownPolicy(failure_threshold=1, duration=10)

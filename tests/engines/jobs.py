@@ -151,10 +151,18 @@ class Job:
         self.tree.end(patience=3)
         assert status == 0, self.output()
 
-    def kill_after(self, answers: int) -> None:
-        """Start it, and kill the driver (SIGKILL) once so many prompts were answered."""
+    def kill_after(self, answers: int, written: Path | None = None) -> None:
+        """Start it, and kill the driver (SIGKILL) once so many prompts were answered.
+
+        Where a file is given, something must have been written into it, too: a busy machine may
+        answer many before the first is.
+        """
         process = self.start()
         self.provider.wait_for(answers)
+        ends = time.monotonic() + 60
+        while written and not (written.exists() and written.stat().st_size):
+            assert time.monotonic() < ends, self.output()
+            time.sleep(0.01)
         self.tree.look()
         process.kill()
         process.wait(60)

@@ -40,11 +40,10 @@ def test_the_recipes_gateway_is_one() -> None:
 
 def test_one_process_goes_on_from_its_result_file() -> None:
     """A killed job asks again only for what was not written yet."""
-    with Provider(0.2) as provider, Job("one_process.py", provider, 400) as job:
-        job.kill_after(200)
-        assert provider.statuses[200] < 400, "it was killed in the middle"
+    with Provider(0.2) as provider, Job("one_process.py", provider, 600) as job:
+        job.kill_after(150, written=job.folder / "answers.jsonl")
+        assert provider.statuses[200] < 600, "it was killed in the middle"
         written = lines(job.folder / "answers.jsonl")
-        assert written
         job.run()
         job.check(lines(job.folder / "answers.jsonl"))
         assert {provider.asked[f"prompt {i}"] for i, _ in written} == {1}
