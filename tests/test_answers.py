@@ -305,6 +305,11 @@ async def _async(answer: AIMessage) -> bool:
     return False
 
 
+class _AsyncWhenCalled:
+    async def __call__(self, answer: AIMessage) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("reject", "says_why"),
     [
@@ -313,6 +318,7 @@ async def _async(answer: AIMessage) -> bool:
         (ValueError, "got the class ValueError; exceptions belong in exceptions_to_handle"),
         ((int,), "got the class int"),
         (_async, "async"),
+        (_AsyncWhenCalled(), "async"),
         (5, "got int"),
         ((None,), "got NoneType"),
     ],
