@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
+from tests.models import ScriptedChatModel
 from tests.schedules import ServerError
 from tests.virtual_time import VirtualClock, rehearsed
 
@@ -304,3 +305,14 @@ def test_without_a_value_the_balance_decides(ask: CallForm) -> None:
     assert {who(ask(gateway, "?")) for _ in range(2)} == {"a", "b"}
     home = who(ask(gateway, "?", thread(1)))
     assert {who(ask(gateway, "?", thread(1))) for _ in range(3)} == {home}
+
+
+def test_a_clock_that_is_far_behind_the_last_one() -> None:
+    """A gateway with another clock has the same state, whatever that clock says."""
+    entries = [{"model_name": name, "model": ScriptedChatModel()} for name in "ab"]
+    late = VirtualClock()
+    late.spend(1e6)
+    gateway = rehearsed(GatewayRunnable(entries, balance="fastest"), late)
+    for each in (gateway, rehearsed(gateway, VirtualClock())):
+        assert each.invoke("?").text == "hello"
+        assert each.invoke("?").text == "hello"

@@ -32,7 +32,7 @@ class Latencies:
 
     def note(self, seconds: float, now: float) -> None:
         """An attempt took so long."""
-        fading = math.exp((self._at - now) / _MEMORY)
+        fading = self._fading(now)
         if self._weight:
             fading = min(fading, (_MOST_WEIGHT - 1) / self._weight)
         self._sum = self._sum * fading + seconds
@@ -42,13 +42,17 @@ class Latencies:
 
     def mean(self, now: float) -> float:
         """The moving average; it fades to 0, so that who was slow gets its chance again."""
-        fading = math.exp((self._at - now) / _MEMORY)
+        fading = self._fading(now)
         return self._sum * fading / max(self._weight * fading, 1.0)
 
     def quantile(self, share: float) -> float | None:
         """What that share of the recent ones is below; `None` if none are known."""
         recent = sorted(self._recent)
         return recent[math.ceil(share * len(recent)) - 1] if recent else None
+
+    def _fading(self, now: float) -> float:
+        # Another clock than the last one may be far behind it.
+        return math.exp(min(0.0, self._at - now) / _MEMORY)
 
 
 class Load:
