@@ -149,8 +149,7 @@ class Attempt:
         Raises:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
-        assert self._stream is not None  # noqa: S101
-        ready = self._stream.received(chunk)
+        ready = self.noted(chunk)
         return ready if not ready or self.has_answered else self._claimed(ready)
 
     def noted(self, chunk: Any) -> Sequence[Any]:

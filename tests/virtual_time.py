@@ -12,9 +12,7 @@ from typing import Any
 
 from langchain_core.exceptions import ModelTimeoutError
 
-from langchain_model_gateway import (
-    GatewayRunnable,
-)
+from langchain_model_gateway import GatewayRunnable
 from langchain_model_gateway.guards import Guards, Hanging, Patience
 from langchain_model_gateway.timing import Clock
 
