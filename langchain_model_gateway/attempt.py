@@ -87,18 +87,19 @@ class Attempt:
 
     def begin(self) -> None:
         """The driver is about to ask."""
-        self._call.attempts += 1
-        if listeners := self._call.routing.listeners.of_attempts:
+        call, routing, timeout = self._call, self._call.routing, self.target.timeout
+        call.attempts += 1
+        if listeners := routing.listeners.of_attempts:
             self._tell(listeners)
-        if self._call.is_stream:
-            rejects = self._call.routing.rules.reject
+        if call.is_stream:
+            rejects = routing.rules.reject
             self._stream = StreamedAnswer(rejects, counts_tokens=self._counts_tokens)
         if self.permits:
-            self._begun = self._call.routing.clock.monotonic()
-            if self._call.routing.rules.hedge is not None:
-                self.hedge_after = self._call.hedge_after(self.target)
-        if self.target.timeout is not None or self._call.deadline is not None:
-            self._limit(self.target.timeout)
+            self._begun = routing.clock.monotonic()
+            if routing.rules.hedge is not None:
+                self.hedge_after = call.hedge_after(self.target)
+        if timeout is not None or call.deadline is not None:
+            self._limit(timeout)
 
     def _tell(self, listeners: Sequence[Listener]) -> None:
         """Tell the listeners that it begins; each gets a permit, so it is told of the end."""

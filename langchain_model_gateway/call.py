@@ -37,14 +37,15 @@ class Call(Progress):
     Args:
         routing: Who there is, and the rules.
         value: The call's input.
-        preference: The name to try first, if any.
-        fallback: Whether another deployment is tried when the first choice fails.
+        preference: The name to try first, in place of the rules'; "" or `None` for theirs.
+        fallback: Whether another deployment is tried when the first choice fails, in place of what
+            the rules say.
         affinity: What goes to the same deployment as long as it can, such as a thread's id.
         is_stream: Whether it is asked for a stream.
         has_tools: Whether tools are among its keywords.
     """
 
-    __slots__ = ("_attempt", "_order", "_pick", "_size", "_value")
+    __slots__ = ("_attempt", "_is_drawn", "_order", "_size", "_value")
 
     def __init__(
         self,
@@ -52,16 +53,20 @@ class Call(Progress):
         value: Any,
         preference: object = None,
         *,
-        fallback: bool = True,
+        fallback: bool | None = None,
         affinity: object = None,
         is_stream: bool = False,
         has_tools: bool = False,
     ) -> None:
+        rules = routing.rules
+        if preference is None or preference == "":  # given "", whatever the config says
+            preference = rules.model_preference
+        if fallback is None:
+            fallback = rules.model_fallback
         super().__init__(routing, fallback=fallback, is_stream=is_stream)
         self._attempt: Attempt | None = None
         self._order = routing.order(preference, affinity, is_only=not fallback)
-        is_drawn = routing.rules.balance is not None and affinity is None
-        self._pick = self._next if is_drawn else None
+        self._is_drawn = rules.balance is not None and affinity is None
         self._size: int | None = None
         self._value = value
         if routing.lacks:
@@ -74,8 +79,8 @@ class Call(Progress):
                     is_plain = True
             if not is_plain or has_tools or routing.has_vain_tools:
                 self.behind = routing.unable(value, has_tools=has_tools)
-        if (policy := routing.rules.hedge) is not None:
-            routing.hedges.earn(policy.budget)
+        if rules.hedge is not None:
+            routing.hedges.earn(rules.hedge.budget)
         if routing.exchange is not None and not routing.exchange.is_started:
             routing.exchange.start(routing.clock)
 
@@ -93,7 +98,7 @@ class Call(Progress):
             self.routing.clock,
             self.size,
             Target.enter,
-            pick=self._pick,
+            pick=self._next if self._is_drawn else None,
             when_free=self._when_free,
             behind=self.behind,
         )
@@ -274,7 +279,7 @@ class Call(Progress):
         free = self._free({name, *(each.model_name for each in self.failures)})
         if not free:
             return None
-        target = free[0] if self._pick is None else self._pick(free)
+        target = self._next(free) if self._is_drawn else free[0]
         entry = target.enter(self.routing.clock, self.size)
         if isinstance(entry, Closed):
             return None

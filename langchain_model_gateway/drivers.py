@@ -54,29 +54,23 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def _call(self, run: Run, kwargs: dict[str, Any], *, is_stream: bool = False) -> Call:
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
-        config, affinity = run.config, None
-        preference = fallback = None
-        has_tools = False
-        if kwargs or config is not None:
-            preference = _setting(PREFERENCE, config, kwargs)
-            fallback = _setting(FALLBACK, config, kwargs)
+        routing, config, affinity = self._routing, run.config, None
+        if config is None and not kwargs:
+            return Call(routing, run.input, is_stream=is_stream)
+        preference = _setting(PREFERENCE, config, kwargs)
+        fallback = _setting(FALLBACK, config, kwargs)
         if kwargs:
             check_keywords(kwargs)
-            has_tools = bool(kwargs.get("tools"))
-        if preference is None or preference == "":  # given "", whatever the config says
-            preference = self.model_preference
-        if fallback is None:
-            fallback = self.model_fallback
-        if self.affinity is not None and config is not None:
-            affinity = (config.get("configurable") or {}).get(self.affinity)
+        if routing.rules.affinity is not None and config is not None:
+            affinity = (config.get("configurable") or {}).get(routing.rules.affinity)
         return Call(
-            self._routing,
+            routing,
             run.input,
             preference,
             fallback=fallback,
             affinity=affinity,
             is_stream=is_stream,
-            has_tools=has_tools,
+            has_tools=bool(kwargs.get("tools")),
         )
 
     @override
@@ -136,10 +130,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
                     step.answered(await ask(step)())
                 else:
                     step.answered(await routing.guards.acall(step.seconds, ask(step)()))
-            except BaseException as raised:  # noqa: BLE001 - the attempt decides
-                error = cancellation_behind(raised, before)
+            except BaseException as error:  # the attempt decides
+                error = cancellation_behind(error, before)
                 if not step.failed(error):
-                    raise error  # noqa: B904 - it is `raised`, or what is behind it
+                    raise error  # noqa: TRY201 - it may be another now
                 await run.areport_failure(call.failures)
         return call.answer  # type: ignore[no-any-return]
 
@@ -209,10 +203,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
                     step.finished()
                 finally:
                     await aclose(chunks)
-            except BaseException as raised:  # noqa: BLE001 - the attempt decides
-                error = cancellation_behind(raised, before)
+            except BaseException as error:  # the attempt decides
+                error = cancellation_behind(error, before)
                 if not step.failed(error):
-                    raise error  # noqa: B904 - it is `raised`, or what is behind it
+                    raise error  # noqa: TRY201 - it may be another now
                 await run.areport_failure(call.failures)
 
     @override

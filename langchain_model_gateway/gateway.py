@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cached_property
 from os import PathLike
@@ -250,7 +251,7 @@ class GatewayRunnable(ShownCalls):
     # Cached in the instance's __dict__: pydantic's private attributes take microseconds to read.
     @cached_property
     def _routing(self) -> Routing:
-        rules = Rules(**{name: getattr(self, name) for name in Rules._fields})
+        rules = Rules(**{field.name: getattr(self, field.name) for field in fields(Rules)})
         own = self._memory, self._clock, self._guards
         return Routing.of(self.models, rules, *own, listeners=self._listeners)
 

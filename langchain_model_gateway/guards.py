@@ -100,7 +100,10 @@ class Guards:
         worker = hanging.worker()
         future = worker.submit(function)
         worker.stop()
-        return _result(future, seconds, hanging)
+        try:
+            return _result(future, seconds, hanging)
+        finally:
+            del future  # which holds what was raised, which holds this frame
 
     async def acall(self, seconds: float, awaitable: Awaitable[T]) -> T:
         """Await `awaitable`; cancel it after `seconds`.
@@ -118,6 +121,8 @@ class Guards:
             if limit.expired() and not isinstance(error, asyncio.CancelledError):
                 raise _too_late(seconds) from error
             raise
+        finally:
+            del limit  # it holds the task, which holds what was raised
 
     def stream(
         self, chunks: Iterator[T], patience: Patience, hanging: Hanging
@@ -136,9 +141,11 @@ class Guards:
                     return
                 yield chunk
         finally:
+            is_free = future is None or future.done()
+            del future
             closed = worker.submit(partial(close, chunks))
             worker.stop()
-            if future is None or future.done():
+            if is_free:
                 _result(closed, _CLOSING, hanging)
 
     async def astream(
@@ -277,7 +284,10 @@ def _result(future: "Future[T]", seconds: float | None, hanging: Hanging) -> T:
             hanging.abandon(future)
     if not is_done:
         raise _too_late(seconds or 0)
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        del future
 
 
 def _too_late(seconds: float) -> ModelTimeoutError:

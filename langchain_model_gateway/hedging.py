@@ -53,8 +53,8 @@ def race(call: Call, first: Attempt, ask: Ask, report: Report) -> Any:
                 patience = None
                 if (second := call.hedge(first)) is not None:
                     _start(call, second, ask, legs)
-            for future in done:
-                leg = legs.pop(future)
+            while done:
+                leg = legs.pop(future := done.pop())
                 try:
                     given = leg.won(future.result())
                 except BaseException as error:
@@ -64,6 +64,8 @@ def race(call: Call, first: Attempt, ask: Ask, report: Report) -> Any:
                 else:
                     is_won = True
                     return given
+                finally:
+                    del future  # it holds what was raised, which holds this frame
         return None
     finally:
         for future, leg in legs.items():
@@ -115,18 +117,20 @@ async def arace(call: Call, first: Attempt, ask: Ask, report: AsyncReport) -> An
                 patience = None
                 if (second := call.hedge(first)) is not None:
                     _astart(call, second, ask, legs)
-            for task in done:
-                leg = legs.pop(task)
+            while done:
+                leg = legs.pop(task := done.pop())
                 try:
                     given = leg.won(task.result())
-                except BaseException as raised:  # noqa: BLE001 - the attempt decides
-                    error = cancellation_behind(raised, before)
+                except BaseException as error:  # the attempt decides
+                    error = cancellation_behind(error, before)
                     if not leg.failed(error):
-                        raise error  # noqa: B904 - it is `raised`, or what is behind it
+                        raise error  # noqa: TRY201 - it may be another now
                     await report(call.failures)
                 else:
                     winner = leg
                     return given
+                finally:
+                    del task
         return None
     finally:
         await _asettle(legs, winner, given)

@@ -1,7 +1,8 @@
 """A deployment, ready to be asked: what its calls need, worked out once."""
 
 from copy import copy
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from langchain_core.runnables import Runnable
 
@@ -29,9 +30,13 @@ from langchain_model_gateway.timing import Clock
 from langchain_model_gateway.wrappers import max_output
 
 
-class Rules(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rules:
     """What a gateway is told to do, whoever its deployments are."""
 
+    model_preference: str | None
+    model_fallback: bool
+    affinity: str | None
     exceptions_to_handle: tuple[type[BaseException], ...]
     strict_preference: bool
     retry: RetryPolicy | None

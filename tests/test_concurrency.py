@@ -4,15 +4,17 @@ import asyncio
 import gc
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.runnables import Runnable
 
 from langchain_model_gateway import CooldownPolicy, GatewayRunnable
+from tests.conftest import CallForm
 from tests.models import ScriptedChatModel
 from tests.schedules import ServerError
 from tests.virtual_time import VirtualClock, rehearsed
@@ -531,3 +533,61 @@ async def _until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.005)
     raise AssertionError("it did not come to that")
+
+
+class Plain(Runnable[Any, Any]):
+    """A model of its own, with nothing of LangChain's that would keep what it was given."""
+
+    def __init__(self, *, is_down: bool = False) -> None:
+        self.is_down = is_down
+
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
+        if self.is_down:
+            raise ServerError(503, None)
+        return AIMessage("hello")
+
+    async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
+        return self.invoke(input)
+
+    def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        yield AIMessageChunk(self.invoke(input).content)
+
+    async def astream(
+        self, input: Any, config: Any = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        yield AIMessageChunk(self.invoke(input).content)
+
+
+@pytest.mark.parametrize("form", ["invoke", "ainvoke", "stream", "astream"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"cooldown": ONCE},
+        {"balance": "weighted"},
+        {"balance": "least_busy"},
+        {"balance": "fastest", "timeout": 20},
+        {"hedge": {}},
+        {"hedge": {}, "timeout": 20},
+        {"on_event": str},
+    ],
+    ids=" ".join,
+)
+def test_a_call_lets_go_of_its_prompt_when_it_ends(form: str, rules: dict[str, Any]) -> None:
+    """At once, not when the collector comes by: a circle in every call would keep that busy."""
+    limits = {"rpm": 1e6, "tpm": 1e9, "max_concurrency": 9}
+    models = {"a": Plain(is_down=True), "b": Plain(), "c": Plain(is_down=True)}
+    entries = [{"model_name": name, "model": model, **limits} for name, model in models.items()]
+    gateway = GatewayRunnable(models=entries, **rules)
+    gc.disable()
+    try:
+        for _ in range(3):  # with a balance, whoever comes first
+            prompt = HumanMessage("?")
+            seen = weakref.ref(prompt)
+            assert CallForm(form)(gateway, [prompt]).text == "hello"
+            for thread in threading.enumerate():
+                if thread.name == "gateway-call":
+                    thread.join()
+            del prompt
+            assert seen() is None
+    finally:
+        gc.enable()

@@ -50,17 +50,17 @@ class Run:
         output: What the run is reported to have given.
     """
 
-    output: Any = None
-
-    _manager: Any = None
-    """LangChain's manager of this run, of the sync or the async kind."""
-    _attempts = 0
+    __slots__ = ("_attempts", "_manager", "_runnable", "config", "has_listeners", "input", "output")
 
     def __init__(
         self, runnable: Runnable[Any, Any], input: Any, config: RunnableConfig | None
     ) -> None:
+        self._attempts = 0
+        self._manager: Any = None
+        """LangChain's manager of this run, of the sync or the async kind."""
         self._runnable = runnable
         self.input = input
+        self.output: Any = None
         if (enclosing := enclosing_config()) is not None:
             config = _completed(config, enclosing)
         self.config = config

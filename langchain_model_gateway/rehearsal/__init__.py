@@ -91,7 +91,7 @@ def rehearse(
     listeners = Listeners(cooldowns)
     routing = Routing.of(gateway.models, rules, Memory(), time, Guards(), listeners=listeners)
     services = {name: Service(each, traffic, chance(name)) for name, each in models.items()}
-    callers = Callers(gateway, routing, traffic, services, time)
+    callers = Callers(routing, traffic, services, time)
     time.begin(callers.arrive(chance("the traffic")))
     time.run()
     return Rehearsal(

@@ -11,7 +11,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from langchain_model_gateway.attempt import Attempt
 from langchain_model_gateway.call import Call, Wait
-from langchain_model_gateway.drivers import RoutedCalls
 from langchain_model_gateway.errors import RejectedAnswerError
 from langchain_model_gateway.guards import Patience
 from langchain_model_gateway.listeners import Listener
@@ -36,8 +35,7 @@ class Callers:
     """All callers of one rehearsal, each a process of its own.
 
     Args:
-        gateway: What they call.
-        routing: Its rules, with nothing remembered yet.
+        routing: What they call, with nothing remembered yet.
         traffic: How they come.
         services: The providers, by deployment.
         time: The time they live in.
@@ -48,7 +46,6 @@ class Callers:
 
     def __init__(
         self,
-        gateway: RoutedCalls,
         routing: Routing,
         traffic: Traffic,
         services: Mapping[str, Service],
@@ -56,7 +53,7 @@ class Callers:
     ) -> None:
         self.calls: list[RehearsedCall] = []
         self.traffic, self.time = traffic, time
-        self._gateway, self._routing, self._services = gateway, routing, services
+        self._routing, self._services = routing, services
         self._prompt = "four" * traffic.input_tokens  # a token has four letters, approximately
         told: dict[str, Any] = {
             "content": "...",
@@ -79,15 +76,9 @@ class Callers:
 
     def _begin_call(self, thread: int | None) -> Call:
         """Begin a call, as `invoke` and `stream` do."""
-        gateway = self._gateway
-        return Call(
-            self._routing,
-            self._prompt,
-            gateway.model_preference,
-            fallback=gateway.model_fallback,
-            affinity=None if gateway.affinity is None else thread,
-            is_stream=self.traffic.streams,
-        )
+        routing, streams = self._routing, self.traffic.streams
+        affinity = None if routing.rules.affinity is None else thread
+        return Call(routing, self._prompt, affinity=affinity, is_stream=streams)
 
     def ask(self, attempt: Attempt) -> Reply:
         """What an attempt will come to in the time that it may take."""
