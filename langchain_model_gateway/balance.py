@@ -77,8 +77,9 @@ def draw(
         return candidates[0]
     if balance == "weighted":
         return _by_turn(candidates, advance=advance)
-    first = _by_weight(candidates, uniform)
-    second = _by_weight(candidates, uniform, without=first)
+    total = sum([each.weight for each in candidates])
+    first = _by_weight(candidates, uniform(0.0, total))
+    second = _by_weight(candidates, uniform(0.0, total - first.weight), without=first)
     if balance == "least_busy":
         one, other = first.load.places / first.weight, second.load.places / second.weight
     else:
@@ -89,21 +90,23 @@ def draw(
 
 def _by_turn(candidates: Sequence[C], *, advance: bool) -> C:
     """Smooth weighted round-robin, as nginx has it: a, a, b, a for weights of 3 and 1."""
+    total, most, chosen = 0.0, -math.inf, candidates[0]
     with _turns:
-        total = sum([each.weight for each in candidates])
-        chosen = max(candidates, key=lambda each: each.turn.credit + each.weight)
+        for each in candidates:
+            total += each.weight
+            credit = each.turn.credit + each.weight
+            if credit > most:
+                most, chosen = credit, each
+            if advance:
+                each.turn.credit = credit
         if advance:
-            for each in candidates:
-                each.turn.credit += each.weight
             chosen.turn.credit -= total
-        return chosen
+    return chosen
 
 
-def _by_weight(candidates: Sequence[C], uniform: Chance, without: C | None = None) -> C:
-    total = 0.0 if without is None else -without.weight
-    for each in candidates:
-        total += each.weight
-    point, chosen = uniform(0.0, total), candidates[0]
+def _by_weight(candidates: Sequence[C], point: float, without: C | None = None) -> C:
+    """The one whose share, one share beside the other, has the point in it."""
+    chosen = candidates[0]
     for each in candidates:
         if each is not without:
             chosen = each

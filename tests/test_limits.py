@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import Runnable
 
@@ -17,6 +18,7 @@ from langchain_model_gateway import (
     NoModelAvailableError,
     RetryPolicy,
 )
+from langchain_model_gateway.admission.limits import size_of
 from tests.conftest import CallForm
 from tests.models import says
 from tests.schedules import ServerError
@@ -510,6 +512,12 @@ def test_every_form_of_input_is_counted(value: Any) -> None:
     traffic = Traffic("invoke").over({"tpm": 600}, {})
     answers = [traffic.gateway.invoke(value).content for _ in range(3)]
     assert answers == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("text", ["", "hey", "four", "fifth", "sixth hour", INPUT])
+def test_a_text_counts_as_the_message_that_is_made_of_it(text: str) -> None:
+    """Although no message is made of it to count it."""
+    assert size_of(text) == count_tokens_approximately([HumanMessage(text)])
 
 
 def test_a_correction_of_tokens_takes_no_request(traffic: Traffic) -> None:

@@ -7,6 +7,7 @@ our own arithmetic: `limits`, `pyrate-limiter`, `throttled-py`, `aiolimiter` and
 limiter drop them.
 """
 
+import math
 from collections.abc import Iterator
 from datetime import timedelta
 from threading import Lock
@@ -21,6 +22,8 @@ _NEVER: Final = float("-inf")
 _TOO_MANY_REQUESTS: Final = 429
 # A moment that was told as the end of a wait is the end of it, whatever was rounded.
 _ROUNDING: Final = 1e-6
+_CHARACTERS_OF_A_TOKEN: Final = 4
+_OF_A_MESSAGE: Final = int(count_tokens_approximately([""]))
 _KEPT_FREE: Final = 3
 """For how many exchanges' time of the limit's flow, where processes share it."""
 
@@ -247,7 +250,9 @@ class LimitsPermit(NamedTuple):
 
 def size_of(value: Any) -> int:
     """The tokens of a call's input, approximately; 0 for what is no input of a chat model."""
+    if isinstance(value, str):  # counted as LangChain does, but no message is made of it for that
+        return _OF_A_MESSAGE + math.ceil(len(value) / _CHARACTERS_OF_A_TOKEN)
     try:
-        return int(count_tokens_approximately([value] if isinstance(value, str) else value))
+        return int(count_tokens_approximately(value))
     except Exception:  # noqa: BLE001 - a chain's own input; the usage that is told corrects it
         return 0
