@@ -150,6 +150,21 @@ def test_a_foreign_answer_keeps_what_every_provider_takes(maker: str, ask: CallF
     assert history[1] is answer
 
 
+@pytest.mark.parametrize(("text", "calls"), [(TEXT, []), ("", CALLS)], ids=["text", "call"])
+def test_an_answer_of_text_alone_or_a_call_alone_is_kept(text: str, calls: list[Any]):
+    """It is not one with nothing left."""
+    model = ChatOllama()
+    over(model).invoke([HumanMessage("?"), _said(text, "anthropic", tool_calls=calls)])
+    assert model.calls[0][1:] == [AIMessage(text, tool_calls=calls)]
+
+
+def test_all_foreign_answers_of_a_conversation_are_translated():
+    """Not the first of them alone."""
+    model = ChatOllama()
+    over(model).invoke([*_history(MADE["anthropic"]), *_history(MADE["gemini"])])
+    assert [model.calls[0][position].content for position in (1, 4)] == [TEXT, TEXT]
+
+
 def test_an_answer_of_its_own_kind_is_the_very_same_object(ask: CallForm):
     """Signatures must survive, and on the way of every call nothing is copied for nothing."""
     model = ChatAnthropic()
@@ -186,6 +201,44 @@ def test_an_answer_with_nothing_left_goes():
     thought = _said([{"type": "thinking", "thinking": "hm"}], "anthropic", tool_calls=[])
     over(model).invoke([HumanMessage("a"), thought, HumanMessage("b")])
     assert [message.content for message in model.calls[0]] == ["a", "b"]
+
+
+class ChatOfTheirOwn(ScriptedChatModel):
+    """One of no known kind."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "their-own"
+
+
+class ChatOfOthers(ScriptedChatModel):
+    """Another one of no known kind."""
+
+
+@pytest.mark.parametrize(
+    ("provider", "stamp", "is_foreign"),
+    [
+        ("oftheirown", None, False),
+        (None, "own", False),
+        (None, "others", True),
+        ("anthropic", None, True),
+    ],
+)
+def test_a_client_of_no_known_kind_reads_its_own_answers(
+    provider: str | None, stamp: str | None, is_foreign: bool
+):
+    """Its kind is its class, and its messages say its provider."""
+    model = ChatOfTheirOwn()
+    gateway = GatewayRunnable(
+        models=[
+            {"model_name": "own", "model": model},
+            {"model_name": "others", "model": ChatOfOthers()},
+        ]
+    )
+    answer = _said([{"type": "text", "text": "a"}], provider)
+    answer = _stamped(answer, stamp) if stamp else answer
+    gateway.invoke(_history(answer))
+    assert (model.calls[0][1] is not answer) == is_foreign
 
 
 def test_it_can_be_switched_off():
@@ -353,6 +406,13 @@ def test_cache_marks_go_for_a_client_that_does_not_know_them(message: Any, ask: 
     ask(gateway_over(knows, does_not), [message, HumanMessage("b")])
     assert knows.calls[0][0].content == MARKED
     assert does_not.calls[0][0].content == UNMARKED
+
+
+def test_texts_between_marked_blocks_stay():
+    """A block may be a plain string."""
+    model = ChatOllama()
+    over(model).invoke([HumanMessage(["a", *MARKED, "b"])])
+    assert model.calls[0][0].content == ["a", *UNMARKED, "b"]
 
 
 def test_a_block_that_is_only_a_mark_goes():
