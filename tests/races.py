@@ -1,8 +1,8 @@
 """Two attempts of one call at once: schedules with hedges, and what must come of them."""
 
-import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from tests.schedules import (
     ending,
     told,
 )
-from tests.virtual_time import LoopClock
+from tests.virtual_time import VirtualClock
 
 
 def random_race(seed: int) -> Schedule:
@@ -64,35 +64,52 @@ def random_race(seed: int) -> Schedule:
 
 @dataclass
 class TakesTime(FollowsSchedule):
-    """A model that waits on the loop."""
+    """A model that waits: on the loop, or in its thread."""
+
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
+        outcome, words = self._next()
+        self.clock.sleep(outcome.latency)
+        return _answer(outcome, words)
 
     async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
         outcome, words = self._next()
-        await asyncio.sleep(outcome.latency)
-        if outcome.kind in ERRORS:
-            raise ERRORS[outcome.kind](None)
-        return AIMessage(words, **ending(outcome))
+        await self.clock.async_sleep(outcome.latency)
+        return _answer(outcome, words)
+
+    def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        yield AIMessageChunk("")
+        yield from _chunks(self.invoke(input))
 
     async def astream(
         self, input: Any, config: Any = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         yield AIMessageChunk("")
-        answer = await self.ainvoke(input)
-        yield AIMessageChunk(answer.content)
-        yield AIMessageChunk("!", response_metadata=answer.response_metadata)
+        for chunk in _chunks(await self.ainvoke(input)):
+            yield chunk
+
+
+def _answer(outcome: Outcome, words: str) -> AIMessage:
+    if outcome.kind in ERRORS:
+        raise ERRORS[outcome.kind](None)
+    return AIMessage(words, **ending(outcome))
+
+
+def _chunks(answer: AIMessage) -> Iterator[AIMessageChunk]:
+    yield AIMessageChunk(answer.content)
+    yield AIMessageChunk("!", response_metadata=answer.response_metadata)
 
 
 class Race:
     """A gateway that hedges, over models that take time."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, clock: VirtualClock) -> None:
         self.attempts: list[tuple[str, float]] = []
-        self.clock = LoopClock()
+        self.clock = clock
         gateway = GatewayRunnable(
             models=[
                 {
                     "model_name": each.name,
-                    "model": TakesTime(each, self.clock, self.attempts),
+                    "model": TakesTime(each, clock, self.attempts),
                     "timeout": each.timeout,
                 }
                 for each in schedule.deployments
@@ -100,21 +117,36 @@ class Race:
             cooldown=schedule.cooldown and CooldownPolicy(**schedule.cooldown),
             hedge=schedule.hedge and HedgePolicy(**schedule.hedge),
         )
-        self.gateway = gateway.with_clock(self.clock)  # the real guards keep to the loop's time
+        self.gateway = gateway.with_clock(clock)  # the real guards keep to its time
 
-    async def call(self, pause: float, *, streams: bool) -> Course:
-        await asyncio.sleep(pause)
+    def call(self, pause: float, *, streams: bool) -> Course:
+        self.clock.sleep(pause)
+        with self._course() as chunks:
+            if streams:
+                chunks.extend(self.gateway.stream(QUESTION))
+            else:
+                chunks.append(self.gateway.invoke(QUESTION))
+        return self.course
+
+    async def acall(self, pause: float, *, streams: bool) -> Course:
+        await self.clock.async_sleep(pause)
+        with self._course() as chunks:
+            if streams:
+                chunks.extend([chunk async for chunk in self.gateway.astream(QUESTION)])
+            else:
+                chunks.append(await self.gateway.ainvoke(QUESTION))
+        return self.course
+
+    @contextmanager
+    def _course(self) -> Iterator[list[Any]]:
+        chunks: list[Any] = []
         self.attempts.clear()
         try:
-            if streams:
-                chunks = [chunk async for chunk in self.gateway.astream(QUESTION)]
-            else:
-                chunks = [await self.gateway.ainvoke(QUESTION)]
+            yield chunks
+            end = answered(chunks)
         except Exception as error:
             end = told(error)
-        else:
-            end = answered(chunks)
-        return Course([*self.attempts], {}, end, self.clock.monotonic())
+        self.course = Course([*self.attempts], {}, end, self.clock.monotonic())
 
 
 @dataclass(eq=False)

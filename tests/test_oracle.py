@@ -11,7 +11,7 @@ import pytest
 from tests.oracle import Oracle, is_inside
 from tests.races import Race, RaceOracle, random_race
 from tests.schedules import Course, Deployment, Outcome, Rehearsal, Schedule, random_schedule
-from tests.virtual_time import VirtualLoop
+from tests.virtual_time import LoopClock, ThreadClock, VirtualLoop
 
 SCHEDULES = 10_000
 CHUNK = 100
@@ -132,22 +132,36 @@ async def test_who_waits_for_a_place_gets_the_first_that_is_free(*, is_async: bo
     assert min(ends["answer"], ends["nobody"]) > 50, ends
 
 
-def test_hedged_calls_go_as_the_contract_says() -> None:
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_hedged_calls_go_as_the_contract_says(is_async: bool) -> None:
     """Who is asked beside whom, and when; who wins; what a lost race costs; what may be hedged."""
     seen: Counter[str] = Counter()
 
-    async def compare(seed: int) -> None:
-        schedule = random_race(seed)
-        oracle, race = RaceOracle(schedule), Race(schedule)
+    def compare(seed: int) -> None:
+        schedule, streams, clock = random_race(seed), seed % 2 == 1, ThreadClock()
+        oracle, race = RaceOracle(schedule), Race(schedule, clock)
+        with clock.ruling():
+            for pause, preference in schedule.calls:
+                expected = oracle.call(pause, preference)
+                course = race.call(pause, streams=streams)
+                assert course == expected, f"seed {seed}: {schedule}"
+        seen.update(oracle.seen)
+
+    async def acompare(seed: int) -> None:
+        schedule, streams = random_race(seed), seed % 2 == 1
+        oracle, race = RaceOracle(schedule), Race(schedule, LoopClock())
         for pause, preference in schedule.calls:
             expected = oracle.call(pause, preference)
-            course = await race.call(pause, streams=seed % 2 == 1)
+            course = await race.acall(pause, streams=streams)
             assert course == expected, f"seed {seed}: {schedule}"
         seen.update(oracle.seen)
 
     for seed in range(500):
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(compare(seed))
+        if is_async:
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                runner.run(acompare(seed))
+        else:
+            compare(seed)
     assert len(seen) == 3, seen
     assert min(seen.values()) > 50, seen
 

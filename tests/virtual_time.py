@@ -1,18 +1,25 @@
-"""Time that passes only when someone waits: clocks, guards and an event loop.
+"""Time that passes only when someone waits: clocks, guards, an event loop and threads.
 
 All times are multiples of 1/64 s, so that sums are exact and a boundary is a boundary.
 """
 
 import asyncio
+import concurrent.futures
 import math
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import closing
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 from langchain_core.exceptions import ModelTimeoutError
 
-from langchain_model_gateway import GatewayRunnable
+from langchain_model_gateway import GatewayRunnable, guards, hedging
 from langchain_model_gateway.guards import Guards, Hanging, Patience
 from langchain_model_gateway.timing import Clock
 
@@ -167,3 +174,89 @@ class LoopClock(VirtualClock):
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+@dataclass(eq=False)
+class _Sleeper:
+    """A thread that waits, for a moment or for one of these to be done."""
+
+    until: float
+    futures: Collection["Future[Any]"] = ()
+    is_awake: bool = False
+
+
+class ThreadClock(VirtualClock):
+    """Time for real threads: it passes only when all of them wait, up to the first to wake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._running = 1
+        """The threads that do not wait; the caller's own is one."""
+        self._sleepers: list[_Sleeper] = []
+        self._tasks: Counter[int] = Counter()
+        """How many each worker has; one after another, so that it is one thread."""
+
+    def sleep(self, seconds: float) -> None:
+        self._sleep(_Sleeper(self.time + seconds))
+
+    def wait(
+        self,
+        futures: Collection["Future[Any]"],
+        timeout: float | None = None,
+        return_when: str = concurrent.futures.ALL_COMPLETED,
+    ) -> Any:
+        """`concurrent.futures.wait`, in this time."""
+        until = math.inf if timeout is None else self.time + timeout
+        self._sleep(_Sleeper(until, [*futures]))
+        return concurrent.futures.wait(futures, 0, return_when)
+
+    @contextmanager
+    def ruling(self) -> Iterator[None]:
+        """Let the gateway's threads live in this time."""
+        submit = guards.Worker.submit
+
+        def counted(worker: guards.Worker, function: Callable[[], Any]) -> "Future[Any]":
+            with self._changed:
+                self._running += not self._tasks[id(worker)]
+                self._tasks[id(worker)] += 1
+            future = submit(worker, function)
+            future.add_done_callback(partial(self._ended, worker))
+            return future
+
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(guards.Worker, "submit", counted))
+            for module in (guards, hedging):
+                stack.enter_context(patch.object(module, "wait", self.wait))
+            yield
+            self.sleep(1000)  # until all who were abandoned have ended
+
+    def _sleep(self, sleeper: _Sleeper) -> None:
+        with self._changed:
+            if any(future.done() for future in sleeper.futures):
+                return
+            self._sleepers.append(sleeper)
+            self._rested()
+            assert self._changed.wait_for(lambda: sleeper.is_awake, 20), "waits for ever"
+
+    def _ended(self, worker: guards.Worker, future: "Future[Any]") -> None:
+        with self._changed:
+            for sleeper in [each for each in self._sleepers if future in each.futures]:
+                self._wake(sleeper)
+            self._tasks[id(worker)] -= 1
+            if not self._tasks[id(worker)]:
+                self._rested()
+
+    def _wake(self, sleeper: _Sleeper) -> None:
+        self._sleepers.remove(sleeper)
+        self._running += 1
+        sleeper.is_awake = True
+        self._changed.notify_all()
+
+    def _rested(self) -> None:
+        """One thread fewer runs; when none does, time passes."""
+        self._running -= 1
+        if not self._running:
+            first = min(self._sleepers, key=lambda each: each.until)
+            self.time = first.until
+            self._wake(first)
