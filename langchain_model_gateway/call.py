@@ -213,8 +213,6 @@ class Call(Progress):
 
     def _next(self, pending: Sequence[Target]) -> Target:
         routing = self.routing
-        if self.behind:  # not drawn before its turn, which would advance a round-robin
-            pending = [each for each in pending if each.model_name not in self.behind] or pending
         return routing.pick(pending, routing.clock, self.size, streams=self.is_stream, advance=True)
 
     def size(self) -> int:

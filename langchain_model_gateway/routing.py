@@ -278,7 +278,7 @@ def route(
     deferred: list[tuple[bool, datetime, Target]] = []
     full: list[Target] = []
     last: list[Target] = []
-    for target in order if pick is None else _picked(order, pick):
+    for target in order if pick is None else _picked(order, pick, behind):
         if target.model_name in behind:
             last.append(target)
             continue
@@ -305,9 +305,17 @@ def route(
         yield from route(last, at, size, enter, pick=pick, when_free=when_free)
 
 
-def _picked(order: Sequence[Target], pick: Pick) -> Iterator[Target]:
+def _picked(order: Sequence[Target], pick: Pick, behind: Container[str]) -> Iterator[Target]:
+    """Each in its turn.
+
+    Those behind are drawn in theirs, and not before: that would advance a round-robin.
+    """
     pending = [*order]
     while pending:
-        target = pick(pending)
+        able = [each for each in pending if each.model_name not in behind] if behind else pending
+        if not able:
+            yield from pending
+            return
+        target = pick(able)
         pending.remove(target)
         yield target

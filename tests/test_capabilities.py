@@ -160,6 +160,21 @@ def test_among_those_that_are_full_too() -> None:
     assert who(gateway.with_clock(Freeing()).invoke("hi")) == "large"
 
 
+def test_who_is_in_cooldown_and_cannot_is_asked_all_the_same(ask: CallForm) -> None:
+    """It comes after all others, and not never."""
+    gateway = gateway_over(
+        model(TOO_LONG, max_input_tokens=9),
+        model(RuntimeError("down"), "back", max_input_tokens=9),
+        model(RuntimeError("down")),
+        cooldown={"failure_threshold": 1},
+    )
+    with pytest.raises(AllModelsFailedError):
+        gateway.invoke("hi", model_preference="strong", model_fallback=False)
+    answer = ask(gateway, "hi")
+    assert who(answer) == "strong"
+    assert len(answer.response_metadata["gateway"]["failed"]) == 2
+
+
 # --- what the input holds --------------------------------------------------------------------
 
 
@@ -249,6 +264,38 @@ def test_a_balance_draws_among_those_that_can(balance: Any) -> None:
     plan = gateway.explain(input=asking(IMAGE))
     assert plan.order[-1] == "weak"
     assert plan.shares == {"strong": 0.5, "backup": 0.5}
+
+
+def test_a_balance_draws_among_those_that_cannot(ask: CallForm) -> None:
+    """Where nobody can, they share such calls as any other, and their limits count."""
+    blind = {"model": model(image_inputs=False), "tpm": 1e6}
+    gateway = GatewayRunnable(
+        models=[{"model_name": name, "weight": w, **blind} for name, w in {"a": 1, "b": 3}.items()],
+        balance="weighted",
+    )
+    assert [who(ask(gateway, asking(IMAGE))) for _ in range(4)] == ["b", "a", "b", "b"]
+
+
+def test_a_place_is_waited_for_at_those_that_cannot() -> None:
+    """Where nobody can and all are full; who was found full before and who was not, alike."""
+    models = {name: model(["a", "b"], "free", image_inputs=False) for name in "abc"}
+    entries: list[Any] = [
+        {"model_name": name, "model": each, "max_concurrency": 1} for name, each in models.items()
+    ]
+    gateway = GatewayRunnable(models=entries, max_wait=60)
+    held = {name: gateway.stream("hi", model_preference=name) for name in models}
+    for stream in held.values():
+        next(stream)
+
+    class Freeing(SystemClock):
+        """One becomes free while a call waits."""
+
+        def sleep(self, seconds: float) -> None:
+            held["b"].close()
+
+    gateway = gateway.with_clock(Freeing())
+    assert gateway.explain(input=asking(IMAGE)).order == ("a", "b", "c")
+    assert who(gateway.invoke(asking(IMAGE))) == "b"
 
 
 @pytest.mark.parametrize("form", ["invoke", "ainvoke"])
