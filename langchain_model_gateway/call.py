@@ -265,7 +265,10 @@ class Call(Progress):
 
     def _free(self, tried: Collection[str]) -> list[Target]:
         """The deployments that were not tried yet, can take the request and may be asked now."""
-        clock, size, passed = self.routing.clock, self.size, {*tried, *self.behind}
+        clock, size, passed = self.routing.clock, self.size, set(tried)
+        assert self._attempt is not None  # noqa: S101
+        if self._attempt.target.model_name not in self.behind:  # else there are only such left
+            passed.update(self.behind)
         untried = (target for target in self._order if target.model_name not in passed)
         return [target for target in untried if target.closed(clock, size) is None]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.schedules import (
     ERRORS,
+    PICTURE_TOKENS,
     QUESTION_TOKENS,
     SAYS_HTTP_STATUS,
     SAYS_NOTHING_OF_HEALTH,
@@ -140,6 +141,13 @@ class Oracle:
         self.held_for, self.is_stream = held_for, self.streams or held_for > 0
         self.is_end_open = False
         self.thread = self.rules.threads[self.calls] if self.rules.threads else None
+        self.is_last = False
+        self.behind: set[str] = set()
+        """Those that cannot take the call, as their models say, and come after all others."""
+        self.question_tokens = QUESTION_TOKENS
+        if self.rules.pictures and self.rules.pictures[self.calls]:
+            self.question_tokens = PICTURE_TOKENS
+            self.behind = {d.name for d in self.rules.deployments if not d.takes_pictures}
         self.calls += 1
         self.deadline = self.time + (self.rules.timeout or float("inf"))
         self.attempts: list[tuple[str, float]] = []
@@ -171,27 +179,45 @@ class Oracle:
             self.rules.deployments,
             key=lambda each: (self._tier(each, preference), self._distance(each)),
         )
-        deferred, full = self._try_open(everyone, preference)
-        for _, _, deployment in sorted(deferred, key=lambda each: each[:2]):
-            if self._is_restricted(deployment):
-                self._skip_restricted(deployment, self.time)
-            elif self._is_full(deployment):
-                full.append(deployment)
-            else:
-                self._try(deployment, everyone, is_last_resort=True)
-        self._wait_for_a_place(full)
+        last = self._try_each(everyone, preference, everyone)
+        if last:
+            self.seen.append("comes last as it cannot")
+            self.behind, self.is_last = set(), True  # there are only such left
+            self._try_each(last, preference, everyone)
         if self.failures:
             self._fail()
         first = NOON + timedelta(seconds=min(self.opens))
         raise Over("nobody", self.skipped, first, True)
 
+    def _try_each(
+        self, some: list[Deployment], preference: str | None, everyone: list[Deployment]
+    ) -> list[Deployment]:
+        """Try some; returns those that come after all others."""
+        deferred, full, last = self._try_open(some, preference, everyone)
+        for _, _, deployment in sorted(deferred, key=lambda each: each[:2]):
+            if deployment.name in self.behind:
+                last.append(deployment)
+            elif self._is_restricted(deployment):
+                self._skip_restricted(deployment, self.time)
+            elif self._is_full(deployment):
+                full.append(deployment)
+            else:
+                self._try(deployment, everyone, is_last_resort=True)
+        last += [each for each in full if each.name in self.behind]
+        self._wait_for_a_place([each for each in full if each.name not in self.behind])
+        return last
+
     def _try_open(
-        self, everyone: list[Deployment], preference: str | None
-    ) -> tuple[list[tuple[int, float, Deployment]], list[Deployment]]:
-        """Try those that are open; returns whom to try later, and when, and those that are full."""
-        untried, deferred, full = [*everyone], [], []
-        while untried:
-            deployment = self._next(untried, preference)
+        self, some: list[Deployment], preference: str | None, everyone: list[Deployment]
+    ) -> tuple[list[tuple[int, float, Deployment]], list[Deployment], list[Deployment]]:
+        """Try those that are open.
+
+        Returns:
+            Whom to try later, and when, those that are full, and those that come last.
+        """
+        untried, deferred, full = [*some], [], []
+        while able := [each for each in untried if each.name not in self.behind]:
+            deployment = self._next(able, preference)
             untried.remove(deployment)
             if self._is_restricted(deployment):
                 self._skip_restricted(deployment, self.time)
@@ -204,7 +230,7 @@ class Oracle:
                 full.append(deployment)
             else:
                 self._try(deployment, everyone, is_last_resort=False)
-        return deferred, full
+        return deferred, full, untried
 
     def _fail(self) -> None:
         may_help = any(kind in WORTH_A_RETRY for _, kind in self.failures) or bool(self.skipped)
@@ -259,8 +285,8 @@ class Oracle:
         return wait if self.time + wait < self.deadline else None
 
     def _another_is_free(self, everyone: list[Deployment]) -> bool:
-        tried = {name for name, _ in self.failures}
-        return any(self._is_free(each) for each in everyone if each.name not in tried)
+        passed = {name for name, _ in self.failures} | self.behind
+        return any(self._is_free(each) for each in everyone if each.name not in passed)
 
     def _attempt(
         self, deployment: Deployment, *, is_probe: bool, is_extra: bool
@@ -290,6 +316,8 @@ class Oracle:
         if kind == "lookup" and not self.rules.lookup_errors_are_handled:
             raise Over("raised", kind)
         self.failures.append((name, kind))
+        if kind == "overflow" and deployment.window and not self.is_last:
+            self._put_behind(deployment.window)
         told = outcome if kind != "too_late" else None
         if kind == "busy" and (seconds := self._retry_after(told)):
             self._fill(name, seconds)
@@ -300,6 +328,13 @@ class Oracle:
                 self._fail()
             raise Over("raised", kind)
         return outcome, kind
+
+    def _put_behind(self, window: int) -> None:
+        """Who takes no more than what was too little comes after all others, if not tried yet."""
+        tried = {name for name, _ in self.failures}
+        for each in self.rules.deployments:
+            if each.window and each.window <= window and each.name not in tried:
+                self.behind.add(each.name)
 
     def _take(self, deployment: Deployment, outcome: Outcome) -> tuple[str | None, bool]:
         """Let time pass for an attempt: how it failed if it did, and whether words were given."""
@@ -444,7 +479,7 @@ class Oracle:
         return [(bucket, amount) for bucket, amount in both if bucket]
 
     def _estimate(self, deployment: Deployment) -> int:
-        return QUESTION_TOKENS + (deployment.max_tokens or self.usual_output[deployment.name])
+        return self.question_tokens + (deployment.max_tokens or self.usual_output[deployment.name])
 
     def _waits_in_vain(self, deployment: Deployment, *, is_last_resort: bool) -> bool:
         """Take room for an attempt, and as the last resort wait for it, if that is worth it.

@@ -24,7 +24,10 @@ from langchain_model_gateway import (
 from tests.virtual_time import NOON, TickingClock, VirtualClock, rehearsed
 
 QUESTION = "?"
+PICTURE = {"type": "image", "url": "https://example.test/a.png"}
+WITH_A_PICTURE = [HumanMessage([{"type": "text", "text": QUESTION}, PICTURE])]
 QUESTION_TOKENS = count_tokens_approximately([HumanMessage(QUESTION)])
+PICTURE_TOKENS = count_tokens_approximately(WITH_A_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Deployment:
     max_tokens: int | None = None
     """The most of an answer, as its model says."""
     max_concurrency: int | None = None
+    takes_pictures: bool = True
+    window: int | None = None
+    """The most tokens of input, as its model says."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Schedule:
     """What each call is part of; calls of one thread go to one deployment while they can."""
     holds: tuple[int, ...] = ()
     """After how many more calls each call's stream is closed; 0: its answer is read to its end."""
+    pictures: tuple[bool, ...] = ()
+    """Whether each call has a picture."""
     hedge: dict[str, Any] | None = None
 
 
@@ -109,6 +117,14 @@ REJECTABLE = {"content_filter": "content_filter", "length": "length", "truncated
 
 def random_schedule(seed: int) -> Schedule:
     """A schedule from a seed, with numbers that like to meet on boundaries."""
+    schedule = _random_faults(seed)
+    places, abilities = random.Random(f"places {seed}"), random.Random(f"abilities {seed}")
+    if places.random() < 0.2:
+        schedule = _hold_streams(schedule, places)
+    return _disable(schedule, abilities) if abilities.random() < 0.3 else schedule
+
+
+def _random_faults(seed: int) -> Schedule:
     chance = random.Random(seed)
     names = ["a", "b", "c", "d"][: chance.choice([1, 2, 2, 3, 3, 4])]
     failing = chance.choice([0.2, 0.5, 0.9])
@@ -193,7 +209,7 @@ def random_schedule(seed: int) -> Schedule:
     balance = traffic.choice([None, "weighted", "least_busy"]) if is_shared else None
     if pace.random() < 0.2:
         deployments, balance = _weigh(deployments, pace), "fastest"
-    schedule = Schedule(
+    return Schedule(
         deployments,
         tuple(calls),
         retry=maybe(retry, retry),
@@ -206,8 +222,24 @@ def random_schedule(seed: int) -> Schedule:
         threads=threads,
         holds=(0,) * len(calls),
     )
-    places = random.Random(f"places {seed}")
-    return _hold_streams(schedule, places) if places.random() < 0.2 else schedule
+
+
+def _disable(schedule: Schedule, chance: random.Random) -> Schedule:
+    """The schedule with models that take no pictures, or not so many tokens."""
+    deployments = tuple(
+        replace(
+            each,
+            takes_pictures=chance.random() < 0.5,
+            window=chance.choice([None, 10, 10, 20]),
+            outcomes=tuple(
+                replace(outcome, kind="overflow") if chance.random() < 0.3 else outcome
+                for outcome in each.outcomes
+            ),
+        )
+        for each in schedule.deployments
+    )
+    pictures = tuple(chance.random() < 0.5 for _ in schedule.calls)
+    return replace(schedule, deployments=deployments, pictures=pictures)
 
 
 def _hold_streams(schedule: Schedule, chance: random.Random) -> Schedule:
@@ -269,6 +301,12 @@ class FollowsSchedule(Runnable[Any, Any]):
     def max_tokens(self) -> int | None:
         """The most of an answer, by the name that clients have for it."""
         return self.deployment.max_tokens
+
+    @property
+    def profile(self) -> dict[str, Any]:
+        """What it can do."""
+        most = {"max_input_tokens": self.deployment.window} if self.deployment.window else {}
+        return {"image_inputs": self.deployment.takes_pictures, **most}
 
     def _next(self) -> tuple[Outcome, str]:
         outcome = self.deployment.outcomes[self.asked % len(self.deployment.outcomes)]
@@ -356,6 +394,7 @@ class Rehearsal:
             affinity="thread" if schedule.threads else None,
         )
         self.calls = 0
+        self.question: Any = QUESTION
         self.held: list[tuple[int, Any]] = []
         """The streams that are open, and after which call each is closed."""
         self.gateway = rehearsed(gateway, self.clock)
@@ -363,7 +402,7 @@ class Rehearsal:
     def invoke(self, pause: float, preference: str | None) -> "Course":
         config = self._pause(pause)
         try:
-            answer = self.gateway.invoke(QUESTION, config, model_preference=preference)
+            answer = self.gateway.invoke(self.question, config, model_preference=preference)
         except Exception as error:
             return self._course(told(error))
         return self._course(answered([answer]))
@@ -371,7 +410,7 @@ class Rehearsal:
     async def ainvoke(self, pause: float, preference: str | None) -> "Course":
         config = self._pause(pause)
         try:
-            answer = await self.gateway.ainvoke(QUESTION, config, model_preference=preference)
+            answer = await self.gateway.ainvoke(self.question, config, model_preference=preference)
         except Exception as error:
             return self._course(told(error))
         return self._course(answered([answer]))
@@ -380,7 +419,7 @@ class Rehearsal:
         config = self._pause(pause)
         chunks: list[Any] = []
         try:
-            chunks.extend(self.gateway.stream(QUESTION, config, model_preference=preference))
+            chunks.extend(self.gateway.stream(self.question, config, model_preference=preference))
         except Exception as error:
             return self._course(told(error))
         return self._course(answered(chunks))
@@ -389,7 +428,9 @@ class Rehearsal:
         config = self._pause(pause)
         chunks: list[Any] = []
         try:
-            async for chunk in self.gateway.astream(QUESTION, config, model_preference=preference):
+            async for chunk in self.gateway.astream(
+                self.question, config, model_preference=preference
+            ):
                 chunks.append(chunk)
         except Exception as error:
             return self._course(told(error))
@@ -399,7 +440,7 @@ class Rehearsal:
         """Leave a stream open after its first word, for so many calls."""
         config = self._pause(pause)
         chunks: list[Any] = []
-        stream = self.gateway.stream(QUESTION, config, model_preference=preference)
+        stream = self.gateway.stream(self.question, config, model_preference=preference)
         try:
             while not (chunks and chunks[-1].content):
                 chunks.append(next(stream))
@@ -411,7 +452,7 @@ class Rehearsal:
     async def ahold(self, pause: float, preference: str | None, calls: int) -> "Course":
         config = self._pause(pause)
         chunks: list[Any] = []
-        stream = self.gateway.astream(QUESTION, config, model_preference=preference)
+        stream = self.gateway.astream(self.question, config, model_preference=preference)
         try:
             while not (chunks and chunks[-1].content):
                 chunks.append(await anext(stream))
@@ -440,6 +481,8 @@ class Rehearsal:
         self.attempts.clear()
         self.clock.waited = {}
         threads, number = self.schedule.threads, self.calls
+        has_picture = bool(self.schedule.pictures) and self.schedule.pictures[number]
+        self.question = WITH_A_PICTURE if has_picture else QUESTION
         self.calls += 1
         return {"configurable": {"thread": threads[number]}} if threads else None
 

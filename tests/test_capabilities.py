@@ -266,6 +266,21 @@ def test_a_balance_draws_among_those_that_can(balance: Any) -> None:
     assert plan.shares == {"strong": 0.5, "backup": 0.5}
 
 
+@pytest.mark.parametrize("form", ["invoke", "ainvoke"])
+def test_where_nobody_can_a_slow_one_is_hedged_as_ever(form: str) -> None:
+    """A profile may be wrong, and then there are only such to ask."""
+    slow, quick = Model("slow"), Model("quick")
+    for each in (slow, quick):
+        each.profile = {"image_inputs": False}
+    slow.go.clear()
+    try:
+        answer = CallForm(form)(gateway_over(slow, quick, hedge=SOON), asking(IMAGE))
+        assert who(answer) == "strong"
+        assert answer.response_metadata["gateway"]["failed"] == []
+    finally:
+        slow.go.set()
+
+
 def test_a_balance_draws_among_those_that_cannot(ask: CallForm) -> None:
     """Where nobody can, they share such calls as any other, and their limits count."""
     blind = {"model": model(image_inputs=False), "tpm": 1e6}
