@@ -190,6 +190,21 @@ def test_what_says_nothing_of_a_cooldown_tells_nothing_of_it(told: Told) -> None
     assert cooldowns == [("cooldown_started", "weak"), ("cooldown_started", "strong")]
 
 
+def test_a_failure_that_began_before_a_cooldown_starts_no_other(told: Told) -> None:
+    """It says what is known already."""
+    policy = CooldownPolicy(failure_threshold=1, duration=10)
+    weak = says(["a", ServerError(503, None)], ServerError(503, None))
+    gateway = rehearsed(
+        gateway_over(weak, says("yes"), cooldown=policy, on_event=told), VirtualClock()
+    )
+    early = gateway.stream("?")
+    next(early)
+    gateway.invoke("?")
+    with pytest.raises(ServerError):
+        next(early)
+    assert [each.kind for each in told.events if "cooldown" in each.kind] == ["cooldown_started"]
+
+
 def test_the_last_resort(told: Told, ask: CallForm) -> None:
     """A deployment in cooldown that is asked after all others says so."""
     policy = CooldownPolicy(failure_threshold=1, duration=10)

@@ -331,6 +331,20 @@ def test_the_usual_latency_says_when(trial: Trial) -> None:
     assert trial.call().content == "quick!"
 
 
+@pytest.mark.parametrize(("known", "asked"), [("invoke", "stream"), ("astream", "ainvoke")])
+def test_the_usual_latency_of_a_plain_call_says_nothing_of_a_stream(known: str, asked: str) -> None:
+    """Nor the other way round: a stream's is the one to its first chunk."""
+    trial = Trial(known).over(hedge=HedgePolicy(delay=20, least_delay=0.01, budget=1.0))
+    for _ in range(10):
+        trial.call()
+    trial.slow.go.clear()
+    trial.form, timer = asked, threading.Timer(0.1, trial.slow.go.set)
+    timer.start()
+    assert trial.call().content == "slow!"
+    timer.join()
+    assert trial.quick.asked == 0
+
+
 def test_a_hedges_run_is_tagged(trial: Trial) -> None:
     """Beside its deployment's name."""
 
