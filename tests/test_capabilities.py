@@ -66,6 +66,18 @@ def test_only_an_overflow_says_something_about_windows(
     assert who(ask(gateway, "hi")) == answers
 
 
+def test_an_overflow_after_another_failure_says_it_too(ask: CallForm) -> None:
+    """Whoever has failed before."""
+    models = {
+        "a": model(RuntimeError("down")),
+        "b": model(TOO_LONG, max_input_tokens=9),
+        "c": model(max_input_tokens=9),
+        "d": model(),
+    }
+    entries = [{"model_name": name, "model": each} for name, each in models.items()]
+    assert who(ask(GatewayRunnable(models=entries), "hi")) == "d"
+
+
 def test_a_window_that_is_not_told_puts_nobody_behind(ask: CallForm) -> None:
     """Where the one that overflowed does not tell its window, the order stays."""
     gateway = gateway_over(model(TOO_LONG), model(max_input_tokens=1), model())

@@ -212,6 +212,20 @@ def test_only_one_that_is_free_now_is_asked_beside(trial: Trial, why: str) -> No
     assert trial.asked[1:] == before[1:]
 
 
+def test_a_hedge_takes_from_the_limits_as_any_attempt(trial: Trial) -> None:
+    """So the next is not made at who has no room left."""
+    trial.over({}, {"rpm": 1, "tpm": 1e6}, hedge=NOW).slow.go.clear()
+    assert trial.call().content == "quick!"
+    assert trial.call().content == "third!"
+
+
+def test_who_is_asked_beside_is_drawn_by_the_balance(trial: Trial) -> None:
+    """As who was asked first."""
+    weights: list[dict[str, Any]] = [{"weight": 5}, {"weight": 1}, {"weight": 4}]
+    trial.over(*weights, balance="weighted").slow.go.clear()
+    assert trial.call().content == "third!"
+
+
 def test_when_both_fail_the_call_falls_back(trial: Trial) -> None:
     """To who has not been asked, and without retries."""
     trial.over(retry=RetryPolicy(initial_delay=0.001)).slow.go.clear()
