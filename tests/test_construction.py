@@ -722,6 +722,14 @@ def test_a_preference_reaches_within(
     assert warnings_of(caplog) == []
 
 
+def test_a_preference_alone_reaches_within(ask: CallForm) -> None:
+    """Also where no other deployment is asked; what the inner gateway does is its own matter."""
+    gateway, models = nested()
+    answer = ask(gateway, "x", model_preference="outer/inner", model_fallback=False)
+    assert answer.response_metadata["gateway"]["gateway"]["model_name"] == "inner"
+    assert not models["other"].calls
+
+
 def test_an_outer_preference_leaves_the_inner_default_alone(ask: CallForm) -> None:
     """Falling back into a gateway, its own default holds, whatever the outer call prefers."""
     inner = gateway_over(says("a"), says("b")).prefer("strong")
