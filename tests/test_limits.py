@@ -352,6 +352,23 @@ def test_with_everybody_full_a_call_waits_for_a_place() -> None:
     assert gate.most == 2
 
 
+def test_who_has_got_a_place_still_waits_for_room() -> None:
+    """Its place came late, and its room in the limit comes later: then it is asked, no sooner."""
+
+    class Freeing(VirtualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            held.close()
+
+    clock = Freeing()
+    entry = {"model_name": "a", "model": Gate(), "max_concurrency": 1, "rpm": 1}
+    gateway = rehearsed(GatewayRunnable(models=[entry], max_wait=120), clock)
+    held = gateway.stream("?")
+    next(held)
+    assert next(gateway.stream("?")).content == "a"
+    assert clock.time == pytest.approx(60)
+
+
 async def test_with_everybody_full_async_calls_wait_for_a_place() -> None:
     """They hold up nobody."""
     gate = Gate()
