@@ -26,7 +26,7 @@ from langchain_model_gateway import (
 )
 from tests.models import NEVER, ScriptedChatModel
 from tests.schedules import ServerError
-from tests.virtual_time import NOON, VirtualClock, jitter, rehearsed
+from tests.virtual_time import NOON, VirtualClock, VirtualGuards, jitter, rehearsed
 
 BUSY = ServerError(503, None)
 FORMS = ["invoke", "ainvoke", "stream", "astream"]
@@ -671,6 +671,24 @@ def test_the_deadline_rules_over_attempts_and_waits(drill: Drill) -> None:
     assert [type(each) for each in failed.value.exceptions] == [ServerError, ModelTimeoutError]
     assert drill.asked == [1, 1, 0]
     assert failed.value.is_retryable
+
+
+def test_a_timer_that_goes_off_early_is_the_deadline_all_the_same(drill: Drill) -> None:
+    """Timers and clocks are rounded apart: for the rest of a millisecond nobody else is asked."""
+
+    class Early(VirtualGuards):
+        def _cut(self, begun: float, seconds: float | None) -> None:
+            try:
+                super()._cut(begun, seconds)
+            except ModelTimeoutError:
+                self.clock.time -= 0.001
+                raise
+
+    drill.over([9, "a!"], "b!", timeout=5)
+    drill.gateway = drill.gateway.with_clock(drill.clock, guards=Early(drill.clock))
+    with pytest.raises(AllModelsFailedError, match="timeout of 5 s"):
+        drill.call()
+    assert drill.asked == [1, 0]
 
 
 def test_no_attempt_begins_when_time_is_up(drill: Drill) -> None:
