@@ -88,17 +88,17 @@ def test_one_inputs_failure_sends_no_other_again(run_batch: BatchForm) -> None:
     assert second == {"3": 1}
 
 
-def test_an_input_falls_over_without_waiting_for_its_siblings(run_batch: BatchForm) -> None:
+def test_an_input_falls_back_without_waiting_for_its_siblings(run_batch: BatchForm) -> None:
     """The next deployment answers one input while the first still works on another."""
-    fell_over = threading.Event()
+    fell_back = threading.Event()
 
     def weak(text: str) -> str:
         if text == "bad":
             down(text)
-        return "in time" if fell_over.wait(PATIENCE) else "too late"
+        return "in time" if fell_back.wait(PATIENCE) else "too late"
 
     def strong(text: str) -> str:
-        fell_over.set()
+        fell_back.set()
         return text
 
     answers = run_batch(gateway_over(model(weak), model(strong)), ["slow", "bad"])

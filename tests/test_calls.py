@@ -284,7 +284,7 @@ def test_a_model_that_edits_a_keyword_does_not_change_the_next_ones(ask: Ask) ->
 # --- what counts as a failure --------------------------------------------------------------------
 
 
-def test_only_handled_exceptions_fall_over(ask: Ask) -> None:
+def test_only_handled_exceptions_fall_back(ask: Ask) -> None:
     """An exception that is not among `exceptions_to_handle` is the caller's, as it is."""
     error, strong = KeyError("mine"), says("b")
     asked = gateway(fails(error), strong, exceptions_to_handle=(ValueError, ConnectionError))

@@ -322,7 +322,7 @@ async def test_a_v3_stream_that_is_left_early_closes_the_models():
     assert endless.closed == 1
 
 
-def test_a_sync_v3_stream_is_lazy_and_falls_over():
+def test_a_sync_v3_stream_is_lazy_and_falls_back():
     """The dead deployment costs an attempt and leaves no event behind."""
     dead = ScriptedChatModel(replies=[ConnectionError()])
     good = ScriptedChatModel(replies=[["one ", "two"]])
@@ -518,7 +518,7 @@ def test_health_is_shared_with_its_gateway_and_with_its_own_bindings():
     assert len(dead.calls) == 2
 
 
-def test_bound_tools_are_a_binding_that_falls_over(chat: GatewayChatModel, weak: LLMock):
+def test_bound_tools_are_a_binding_that_falls_back(chat: GatewayChatModel, weak: LLMock):
     """A `RunnableBinding`, as other chat models give; with the preference still to choose."""
     bound = chat.bind_tools([Joke])
     assert isinstance(bound, RunnableBinding)

@@ -115,7 +115,7 @@ def test_retries_count_as_attempts(
 
 
 @pytest.mark.parametrize("after_chunks", [0, 1])
-def test_a_connection_lost_before_the_first_words_falls_over(
+def test_a_connection_lost_before_the_first_words_falls_back(
     ask_stream: StreamForm, gateway: GatewayRunnable, providers: list[LLMock], after_chunks: int
 ):
     """OpenAI's first chunk has a role and no words: it commits to nothing."""
@@ -144,7 +144,7 @@ def test_a_connection_lost_after_the_first_words_is_the_callers_to_know(
     assert asked(strong) == 0
 
 
-def test_a_stream_cut_off_before_its_first_words_falls_over(
+def test_a_stream_cut_off_before_its_first_words_falls_back(
     ask_stream: StreamForm, gateway: GatewayRunnable, providers: list[LLMock]
 ):
     """A stream that ends properly but holds nothing is a failure."""

@@ -634,7 +634,7 @@ def test_retries_count_for_the_rest_and_stop_with_it(drill: Drill) -> None:
 # --- deadlines --------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_takes_too_long_falls_over(drill: Drill) -> None:
+def test_an_attempt_that_takes_too_long_falls_back(drill: Drill) -> None:
     """A deployment's `timeout` is for each attempt; an answer at the very limit is in time."""
     drill.over(([2, "a!"], [2 + 1 / 64, "a!"]), "b!", limits={"timeout": 2})
     assert drill.call() == "a!"
@@ -642,7 +642,7 @@ def test_an_attempt_that_takes_too_long_falls_over(drill: Drill) -> None:
     assert drill.clock.time == 4
 
 
-def test_a_timeout_falls_over_whatever_is_handled(drill: Drill) -> None:
+def test_a_timeout_falls_back_whatever_is_handled(drill: Drill) -> None:
     """Narrowing the exceptions does not turn the gateway's own limit into a crash."""
     drill.over([9, "a!"], "b!", limits={"timeout": 2}, exceptions_to_handle=(KeyError,))
     assert drill.call() == "b!"
@@ -722,7 +722,7 @@ def test_a_stall_after_the_first_word_is_raised(stream_drill: Drill) -> None:
     assert stream_drill.gateway.explain().order == ("b", "a")
 
 
-def test_a_stall_behind_an_empty_chunk_falls_over(stream_drill: Drill) -> None:
+def test_a_stall_behind_an_empty_chunk_falls_back(stream_drill: Drill) -> None:
     """Seconds between two chunks, whatever they carry: else a role and silence hang for ever."""
     stream_drill.over(["", 3600, "a!"], "b!", limits={"stall_timeout": 2})
     assert stream_drill.call() == "b!"

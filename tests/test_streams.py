@@ -172,7 +172,7 @@ def test_after_the_first_real_chunk_a_failure_is_the_callers(form: str, chunk: A
 
 
 @pytest.mark.parametrize("chunk", NOTHING.values(), ids=NOTHING.keys())
-def test_before_the_first_real_chunk_a_failure_falls_over(ask_stream: Stream, chunk: Any) -> None:
+def test_before_the_first_real_chunk_a_failure_falls_back(ask_stream: Stream, chunk: Any) -> None:
     """A chunk that carries no part of an answer is no commitment, nor does it reach the caller."""
     chunks = ask_stream(gateway(says(chunk, chunk, ConnectionError()), says("b")), "x")
     assert [each.content for each in chunks if each.chunk_position != "last"] == ["b"]

@@ -418,7 +418,7 @@ def test_a_gateway_in_a_gateway_binds_its_own_deployments():
 
 @both_ways
 @pytest.mark.parametrize("reply", [WRONG, AIMessage("It is mild.")], ids=["wrong", "no tool call"])
-def test_output_that_does_not_parse_falls_over(reply: AIMessage, is_async: bool):
+def test_output_that_does_not_parse_falls_back(reply: AIMessage, is_async: bool):
     """A wrong type and a missing tool call are failures like any other."""
     weak, strong = OpenAIStyle(replies=[reply]), OpenAIStyle(replies=[GOOD])
     structured = gateway_over(weak, strong).with_structured_output(Weather)
@@ -458,7 +458,7 @@ def test_unparsable_output_is_not_held_against_a_deployments_health():
 
 @both_ways
 @pytest.mark.parametrize("reply", [WRONG, AIMessage("It is mild.")], ids=["wrong", "no tool call"])
-def test_include_raw_falls_over_on_a_parsing_error(reply: AIMessage, is_async: bool):
+def test_include_raw_falls_back_on_a_parsing_error(reply: AIMessage, is_async: bool):
     """The raw message that comes with a good answer says who gave it."""
     weak, strong = OpenAIStyle(replies=[reply]), OpenAIStyle(replies=[GOOD])
     structured = gateway_over(weak, strong).with_structured_output(Weather, include_raw=True)
@@ -506,7 +506,7 @@ def test_include_raw_raises_when_there_is_no_result_at_all():
         down.with_structured_output(Weather, include_raw=True).invoke("hi")
 
 
-def test_a_batch_falls_over_one_by_one():
+def test_a_batch_falls_back_one_by_one():
     """Each input is parsed for itself."""
     weak = OpenAIStyle(replies=[GOOD, WRONG, GOOD])
     strong = OpenAIStyle(replies=[call(city="Rome", degrees=30)])
@@ -521,7 +521,7 @@ def streamed_call(args: str) -> AIMessageChunk:
 
 
 @pytest.mark.parametrize("reply", [["It ", "is mild."], [ValueError()]], ids=["no tool", "down"])
-async def test_a_structured_stream_falls_over_until_it_has_begun(reply: list[Any]):
+async def test_a_structured_stream_falls_back_until_it_has_begun(reply: list[Any]):
     """A stream that yields no data is an empty one."""
     good = [streamed_call('{"city": "Oslo", "degrees": 4}')]
 
@@ -559,7 +559,7 @@ def test_tools_travel_to_whoever_answers(
 
 @both_ways
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-def test_every_method_of_structured_output_falls_over(
+def test_every_method_of_structured_output_falls_back(
     real: GatewayRunnable, weak: LLMock, strong: LLMock, method: str, is_async: bool
 ):
     """Whatever way the schema goes out, prose that comes back is no answer."""
