@@ -124,6 +124,8 @@ def test_a_plan_tells_the_shares() -> None:
     assert plan.shares == {"a": 0.75, "b": 0.25}
     assert "a  would be tried, 75% of the load" in str(plan)
     assert not over(Chance(), entries).explain().shares
+    above = {"first": {}, "last": {"tier": 1}}
+    assert over(Chance(), above, balance="weighted").explain().shares == {"first": 1.0}
 
 
 def test_who_may_not_be_asked_takes_no_turn() -> None:
