@@ -82,7 +82,7 @@ lab: $(VENV)/.lab-ready ## Open the notebooks in JupyterLab.
 
 notebooks: $(VENV)/.notebook-ready ## Execute every notebook; the files stay as they are.
 	@set -e; out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
-	$(BIN)/python -m nbconvert --to notebook --execute --output-dir "$$out" notebooks/*.ipynb
+	ls notebooks/*.ipynb | xargs -P 2 -n 1 $(BIN)/python -m nbconvert --to notebook --execute --output-dir "$$out"
 
 mutants: $(VENV)/.dev-ready ## Plant bugs in the pure modules, and list those no test catches.
 	$(BIN)/python -m mutmut run --max-children 2

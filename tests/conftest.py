@@ -1,17 +1,28 @@
 """What the tests share: every form of a call, and real providers to make it to."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from functools import reduce
 from operator import add
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import certifi
 import pytest
 from langchain_openai import ChatOpenAI
 from llmock.pytest_plugin import LLMock
 from llmock.testing import LLMockServer
+
+# Each real client reads all certificate authorities, a tenth of a second long; the tests use none.
+_authorities = TemporaryDirectory()
+_first, _end, _ = certifi.contents().partition("-----END CERTIFICATE-----")
+_one = Path(_authorities.name) / "one.pem"
+_one.write_text(f"{_first}{_end}\n")
+os.environ.setdefault("SSL_CERT_FILE", str(_one))
 
 STREAMS = ("stream", "astream", "transform", "atransform")
 BATCHES = ("batch", "abatch", "batch_as_completed", "abatch_as_completed")
