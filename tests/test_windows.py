@@ -47,6 +47,7 @@ def skipped(gateway: GatewayRunnable, at: datetime) -> SkippedModel | None:
     """What a plan says of the first deployment, which is None if it may be used."""
     plan = gateway.explain(at=at)
     assert plan.order == (("strong",) if plan.skipped else ("weak", "strong"))
+    assert plan.deferred == ()
     return plan.skipped[0] if plan.skipped else None
 
 
