@@ -175,16 +175,32 @@ def test_among_those_that_are_full_too() -> None:
 def test_who_is_in_cooldown_and_cannot_is_asked_all_the_same(ask: CallForm) -> None:
     """It comes after all others, and not never."""
     gateway = gateway_over(
-        model(TOO_LONG, max_input_tokens=9),
         model(RuntimeError("down"), "back", max_input_tokens=9),
+        model(TOO_LONG, max_input_tokens=9),
         model(RuntimeError("down")),
         cooldown={"failure_threshold": 1},
     )
     with pytest.raises(AllModelsFailedError):
-        gateway.invoke("hi", model_preference="strong", model_fallback=False)
+        gateway.invoke("hi", model_preference="weak", model_fallback=False)
     answer = ask(gateway, "hi")
-    assert who(answer) == "strong"
+    assert who(answer) == "weak"
     assert len(answer.response_metadata["gateway"]["failed"]) == 2
+
+
+def test_who_is_full_and_cannot_leaves_the_others_that_cannot(ask: CallForm) -> None:
+    """They are asked in their order, too."""
+    models = {
+        "full": model(["a", "b"], max_input_tokens=9),
+        "weak": model(TOO_LONG, max_input_tokens=9),
+        "small": model(max_input_tokens=9),
+    }
+    entries: list[Any] = [
+        {"model_name": name, "model": each, "max_concurrency": 1} for name, each in models.items()
+    ]
+    gateway = GatewayRunnable(models=entries, max_wait=0)
+    held = gateway.stream("hi")
+    next(held)
+    assert who(ask(gateway, "hi")) == "small"
 
 
 # --- what the input holds --------------------------------------------------------------------

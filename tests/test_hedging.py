@@ -225,7 +225,9 @@ def test_who_is_asked_beside_is_drawn_by_the_balance(trial: Trial) -> None:
     """As who was asked first."""
     weights: list[dict[str, Any]] = [{"weight": 5}, {"weight": 1}, {"weight": 4}]
     trial.over(*weights, balance="weighted").slow.go.clear()
-    assert trial.call().content == "third!"
+    answer = trial.call()
+    assert answer.content == "third!"
+    assert mark(answer)["failed"] == []
 
 
 def test_when_both_fail_the_call_falls_back(trial: Trial) -> None:
