@@ -77,6 +77,17 @@ class Hanging:
             raise ModelTimeoutError(f"{self.count} earlier calls are still hanging")
         return Worker()
 
+    def submit(self, function: Callable[[], T]) -> "Future[T]":
+        """Have `function` called in a thread of its own.
+
+        Raises:
+            ModelTimeoutError: If too many still run.
+        """
+        worker = self.worker()
+        future = worker.submit(function)
+        worker.stop()
+        return future
+
     def abandon(self, future: "Future[Any]") -> None:
         """Count a call until it ends."""
         with self._lock:
@@ -97,13 +108,7 @@ class Guards:
         Raises:
             ModelTimeoutError: If there is no answer in time.
         """
-        worker = hanging.worker()
-        future = worker.submit(function)
-        worker.stop()
-        try:
-            return _result(future, seconds, hanging)
-        finally:
-            del future  # which holds what was raised, which holds this frame
+        return _result(hanging.submit(function), seconds, hanging)
 
     async def acall(self, seconds: float, awaitable: Awaitable[T]) -> T:
         """Await `awaitable`; cancel it after `seconds`.
@@ -181,10 +186,8 @@ class InThreads:
 
     async def ainvoke(self, *args: Any, **kwargs: Any) -> Any:
         """The model's `invoke`."""
-        worker = self._hanging.worker()
-        future = worker.submit(partial(self._model.invoke, *args, **kwargs))
-        worker.stop()
-        return await self._result(future)
+        ask = partial(self._model.invoke, *args, **kwargs)
+        return await self._result(self._hanging.submit(ask))
 
     async def astream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         """The model's `stream`."""
@@ -192,8 +195,8 @@ class InThreads:
         worker = self._hanging.worker()
         try:
             while True:
-                future = worker.submit(partial(next, chunks, _END))
-                if (chunk := await self._result(future)) is _END:
+                chunk = await self._result(worker.submit(partial(next, chunks, _END)))
+                if chunk is _END:
                     return
                 yield chunk
         finally:
@@ -206,6 +209,7 @@ class InThreads:
         finally:
             if not future.done():
                 self._hanging.abandon(future)
+            del future  # it holds what was raised, which holds this frame
 
 
 def is_sync_only(model: Runnable[Any, Any], *, streams: bool) -> bool:
@@ -287,7 +291,7 @@ def _result(future: "Future[T]", seconds: float | None, hanging: Hanging) -> T:
     try:
         return future.result()
     finally:
-        del future
+        del future  # it holds what was raised, which holds this frame
 
 
 def _too_late(seconds: float) -> ModelTimeoutError:

@@ -87,13 +87,12 @@ def _start(
         asked = ask(leg)
         if leg.seconds is not None:
             asked = partial(call.routing.guards.call, leg.seconds, asked, hanging)
-        worker = hanging.worker()
+        future = hanging.submit(asked)
     except BaseException as error:
         if not leg.failed(error):
             raise
         return
-    legs[worker.submit(asked)] = leg
-    worker.stop()
+    legs[future] = leg
 
 
 def _close(future: "Future[Any]") -> None:

@@ -535,7 +535,7 @@ async def _until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not come to that")
 
 
-class Plain(Runnable[Any, Any]):
+class PlainSync(Runnable[Any, Any]):
     """A model of its own, with nothing of LangChain's that would keep what it was given."""
 
     def __init__(self, *, is_down: bool = False) -> None:
@@ -546,11 +546,15 @@ class Plain(Runnable[Any, Any]):
             raise ServerError(503, None)
         return AIMessage("hello")
 
-    async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
-        return self.invoke(input)
-
     def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
         yield AIMessageChunk(self.invoke(input).content)
+
+
+class Plain(PlainSync):
+    """The same, async too."""
+
+    async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> AIMessage:
+        return self.invoke(input)
 
     async def astream(
         self, input: Any, config: Any = None, **kwargs: Any
@@ -574,8 +578,19 @@ class Plain(Runnable[Any, Any]):
 )
 def test_a_call_lets_go_of_its_prompt_when_it_ends(form: str, rules: dict[str, Any]) -> None:
     """At once, not when the collector comes by: a circle in every call would keep that busy."""
+    let_go(Plain, form, rules)
+
+
+@pytest.mark.parametrize("form", ["ainvoke", "astream"])
+def test_an_async_call_of_a_sync_model_lets_go_of_its_prompt(form: str) -> None:
+    """Its thread is the gateway's own where it has a timeout."""
+    let_go(PlainSync, form, {"timeout": 20})
+
+
+def let_go(kind: type[PlainSync], form: str, rules: dict[str, Any]) -> None:
+    """Call a gateway over models of a kind; see that nothing keeps the prompts."""
     limits = {"rpm": 1e6, "tpm": 1e9, "max_concurrency": 9}
-    models = {"a": Plain(is_down=True), "b": Plain(), "c": Plain(is_down=True)}
+    models = {"a": kind(is_down=True), "b": kind(), "c": kind(is_down=True)}
     entries = [{"model_name": name, "model": model, **limits} for name, model in models.items()]
     gateway = GatewayRunnable(models=entries, **rules)
     gc.disable()
