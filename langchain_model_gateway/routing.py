@@ -203,7 +203,7 @@ class Routing:
         """What a call now, or at that moment, would do, if nothing else happens until then."""
         present: Moment = self.clock
         if at is not None:
-            present = Then(present, (at - present.now()).total_seconds(), at)
+            present = Then(present, (at - present.now()).total_seconds(), at.astimezone(UTC))
         behind = self.unable(value)
         deferred: list[SkippedModel] = [*behind.values()]
 

@@ -164,9 +164,9 @@ class Timetable(NamedTuple):
         local = now.astimezone(self.zone)
         # Spelled out, as every call comes through here: the minute of the week.
         cell = self.cells[local.weekday() * _DAY + local.hour * 60 + local.minute]
-        return cell == _WHOLE or (
-            cell == _ON_THE_DOT and local.second == 0 and local.microsecond == 0
-        )
+        if not cell:
+            return False
+        return cell == _WHOLE or (local.second == 0 and local.microsecond == 0)
 
     def until(self, now: datetime) -> datetime | None:
         """The last restricted instant of the stretch `now` lies in; `None` if it never ends."""

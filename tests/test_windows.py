@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 from zoneinfo import TZPATH, ZoneInfo
@@ -577,6 +578,37 @@ MOMENTS = st.builds(
 def test_plans_agree_with_a_naive_oracle(windows: list[dict[str, Any]], at: datetime) -> None:
     """Whatever the windows, days, timezones and the moment, a plan says what the contract says."""
     check(windows, at)
+
+
+@pytest.mark.parametrize(
+    ("hours", "edges"),
+    [
+        (("03:00", "03:10"), ["03:00", "03:10"]),
+        (("12:00", "12:00"), ["12:00"]),
+        (window("03:00", "03:10", "Asia/Kathmandu"), ["21:15", "21:25"]),
+    ],
+)
+def test_what_was_asked_before_does_not_matter(hours: Any, edges: list[str]) -> None:
+    """Around a window's ends, whatever moment was asked about before, and in whatever order."""
+    offsets = [-MINUTE, -MICROSECOND, timedelta(), MICROSECOND, 59 * MICROSECOND, MINUTE]
+    moments = [utc(f"2026-03-04 {edge}") + offset for edge in edges for offset in offsets]
+
+    def first(gateway: GatewayRunnable, at: datetime) -> str:
+        return gateway.explain(at=at).order[0]
+
+    fresh = {at: first(restricting(hours), at) for at in moments}
+    assert set(fresh.values()) == {"weak", "strong"}
+    gateway = restricting(hours)
+    for before, at in product(moments, moments):
+        assert (first(gateway, before), first(gateway, at)) == (fresh[before], fresh[at])
+
+
+def test_a_repeated_hour_is_told_apart() -> None:
+    """Two moments that differ in their `fold` only are an hour apart, whichever is asked first."""
+    gateway = restricting(("05:30", "05:40"))
+    first = datetime(2026, 11, 1, 1, 35, tzinfo=ZoneInfo("America/New_York"))
+    for at, order in [(first.replace(fold=1), "weak"), (first, "strong")] * 2:
+        assert gateway.explain(at=at).order[0] == order
 
 
 # --- the clock is looked at just before each attempt -----------------------------------------
