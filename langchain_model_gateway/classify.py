@@ -158,10 +158,10 @@ def is_wrong_event_loop(error: BaseException) -> bool:
     Clients that are shared by the process raise it when `asyncio.run` is called twice, wrapped in
     their own connection errors.
     """
-    return any(
-        isinstance(each, RuntimeError) and _WRONG_LOOP.search(text_of(each))
-        for each in causes(error)
-    )
+    for each in causes(error):
+        if isinstance(each, RuntimeError) and _WRONG_LOOP.search(text_of(each)):
+            return True
+    return False
 
 
 def is_context_overflow(error: BaseException) -> bool:

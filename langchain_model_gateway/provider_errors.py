@@ -152,8 +152,8 @@ _CLIENT_LIBRARIES: Final = frozenset(
 
 def causes(error: BaseException) -> Iterator[BaseException]:
     """`error` and what it was raised from, outermost first."""
-    seen: set[int] = set()
-    each: Any = error
+    yield error
+    seen, each = {id(error)}, _CAUSE(error) or _hidden(error)
     while isinstance(each, BaseException) and id(each) not in seen:
         seen.add(id(each))
         yield each
@@ -165,7 +165,8 @@ def _hidden(error: BaseException) -> Any:
 
     Ollama's and NVIDIA's do, whose errors have neither headers nor codes.
     """
-    context: Any = _CONTEXT(error) if _IS_CONTEXT_HIDDEN(error) else None
+    if (context := _CONTEXT(error)) is None or not _IS_CONTEXT_HIDDEN(error):
+        return None
     is_answer = is_clients(type(context)) and http_status(context) is not None
     return context if is_answer else None
 
