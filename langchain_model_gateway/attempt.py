@@ -4,6 +4,7 @@ Sans-I/O: nothing here waits, awaits or does input or output; time comes from ou
 report to an attempt what came of it; two attempts of one call may be under way at once.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
@@ -15,7 +16,6 @@ from langchain_model_gateway.answers import (
     StreamedAnswer,
     as_verdict,
     check_answer,
-    is_callers_bug,
     is_structured,
     stamp,
     usage_of,
@@ -24,15 +24,15 @@ from langchain_model_gateway.classify import (
     is_account_fault,
     is_control_flow,
     is_neutral,
-    is_wrong_event_loop,
     provider_status,
     retry_after,
 )
 from langchain_model_gateway.errors import FailedAttempt, RejectedAnswerError
 from langchain_model_gateway.guards import InThreads, is_sync_only
 from langchain_model_gateway.history import translated
-from langchain_model_gateway.listeners import Asked, Listener, ListenerPermit
+from langchain_model_gateway.listeners import Asked, Listener, ListenerPermit, tell_first_chunk
 from langchain_model_gateway.progress import Progress
+from langchain_model_gateway.rejection import is_callers_bug
 from langchain_model_gateway.target import Target
 
 Stream = TypeVar("Stream")
@@ -51,71 +51,74 @@ class Attempt:
         call: The call it is part of.
         target: The deployment to ask.
         permits: The permits it was let in with; they are given back with its outcome.
+        is_last_resort: Whether its turn came late: it was in cooldown, limited or full.
+        is_hedge: Whether it is made beside another that takes long.
 
     Attributes:
         seconds: How long it may take (in a stream, to the first real chunk); `None`: any time.
-        has_answered: Whether its answer is the call's; in a stream, from the first real chunk on.
         hedge_after: The seconds after which another is asked beside it; `None`: nobody is.
-        is_hedge: Whether it was made beside another that takes long.
-        is_last_resort: Whether its turn came late: it was in cooldown, limited or full.
         permits: What it was let in with, until they are given back.
         passes_through: Whether the rest of a stream needs no `received`: no kind of answer is
             rejected, and no tokens are counted.
     """
 
     __slots__ = (
-        *("_begun", "_call", "_counts_tokens", "_ends", "_is_cut_by_call", "_latency"),
-        *("_listener_permits", "_stream", "_usage", "has_answered", "hedge_after", "is_hedge"),
-        *("is_last_resort", "passes_through", "permits", "seconds", "target"),
+        *("_begun", "_call", "_counts_tokens", "_ends", "_is_cut_by_call", "_stream", "_usage"),
+        *("hedge_after", "is_hedge", "passes_through", "permits", "seconds", "target"),
     )
 
-    def __init__(self, call: Progress, target: Target, permits: tuple[Permit, ...]) -> None:
-        self._begun: float | None = None
+    def __init__(
+        self,
+        call: Progress,
+        target: Target,
+        permits: tuple[Permit, ...],
+        *,
+        is_last_resort: bool = False,
+        is_hedge: bool = False,
+    ) -> None:
+        routing = call.routing
         self._call = call
-        self._counts_tokens = target.counts_tokens
-        self._listener_permits: tuple[ListenerPermit, ...] = ()
-        self._ends: float | None = None
-        self._is_cut_by_call = False
-        self._latency: float | None = None
+        self.target = target
         self.permits = permits
+        self.is_hedge = is_hedge
+        self.passes_through = self._is_cut_by_call = False
+        self._counts_tokens = target.counts_tokens
+        self._begun: float | None = None
+        self._ends: float | None = None
         self._stream: StreamedAnswer | None = None
         self._usage: UsageMetadata | None = None
         self.hedge_after: float | None = None
-        self.target = target
         self.seconds: float | None = None
-        self.has_answered = self.is_hedge = self.is_last_resort = self.passes_through = False
-
-    def begin(self) -> None:
-        """The driver is about to ask."""
-        call, routing, timeout = self._call, self._call.routing, self.target.timeout
-        call.attempts += 1
         if listeners := routing.listeners.of_attempts:
-            self._tell(listeners)
+            self._tell(listeners, is_last_resort=is_last_resort)
         if call.is_stream:
-            rejects = routing.rules.reject
-            self._stream = StreamedAnswer(rejects, counts_tokens=self._counts_tokens)
+            self._stream = StreamedAnswer(routing.reject, counts_tokens=self._counts_tokens)
         if self.permits:
             self._begun = routing.clock.monotonic()
             if routing.rules.hedge is not None:
-                self.hedge_after = call.hedge_after(self.target)
-        if timeout is not None or call.deadline is not None:
-            self._limit(timeout)
+                self.hedge_after = call.hedge_after(target)
+        if target.timeout is not None or call.deadline is not None:
+            self._limit(target.timeout)
 
-    def _tell(self, listeners: Sequence[Listener]) -> None:
+    def _tell(self, listeners: Sequence[Listener], *, is_last_resort: bool) -> None:
         """Tell the listeners that it begins; each gets a permit, so it is told of the end."""
         call, target = self._call, self.target
         begun = call.routing.clock.monotonic()
         name, provider = target.model_name, target.provider
         failed = call.failures[-1].model_name if call.failures and not self.is_hedge else name
         after = None if failed == name else failed
-        asked = Asked(name, provider, call.attempts, begun, self.is_last_resort, after)
+        number = len(call.failures) + (2 if self.is_hedge else 1)
+        asked = Asked(name, provider, number, begun, is_last_resort, after)
         self._counts_tokens = True
-        for listener in listeners:
-            permit = ListenerPermit(listener, asked, self.permits)
-            self._listener_permits, self.permits = (*self._listener_permits, permit), (permit,)
-            if self.is_hedge:
-                listener.hedged(asked)
-            listener.started(asked)
+        try:
+            for listener in listeners:
+                self.permits = (ListenerPermit(listener, asked, self.permits),)
+                if self.is_hedge:
+                    listener.hedged(asked)
+                listener.started(asked)
+        except BaseException:  # an exit: nobody gets this attempt, who could give them back
+            self.end()
+            raise
 
     # --- what happened -----------------------------------------------------------------------
 
@@ -129,16 +132,16 @@ class Attempt:
         if self._counts_tokens:
             self._usage = usage_of(answer)
         try:
-            check_answer(answer, call.routing.rules.reject)
+            check_answer(answer, call.routing.reject)
         except RejectedAnswerError:
             if is_structured(answer):
                 call.answer = answer
             raise
         beside = self._beside() if call.raced else ()
         call.answer = stamp(answer, self.target.model_name, call.failures, beside)
-        self.has_answered = call.is_answered = True
+        call.is_answered = True
         if self.permits:
-            self._give_back("answered", usage=self._spent() if self._counts_tokens else None)
+            self._give_back("answered", self._usage)
 
     def received(self, chunk: Any) -> Sequence[Any]:
         """The stream gave a chunk.
@@ -150,8 +153,9 @@ class Attempt:
         Raises:
             RejectedAnswerError: If it is none that counts; report it as `failed`.
         """
-        ready = self.noted(chunk)
-        return ready if not ready or self.has_answered else self._claimed(ready)
+        assert self._stream is not None  # noqa: S101
+        ready = self._stream.received(chunk)
+        return ready if not ready or self._call.is_answered else self._claimed(ready)
 
     def noted(self, chunk: Any) -> Sequence[Any]:
         """`received`, but its answer is not the call's yet: another attempt may be quicker."""
@@ -160,16 +164,15 @@ class Attempt:
 
     def _claimed(self, ready: Sequence[Any]) -> list[Any]:
         """Make its answer the call's."""
-        self.has_answered = self._call.is_answered = True
-        rejects = bool(self._call.routing.rules.reject)
-        self.passes_through = not rejects and not self._counts_tokens
+        call = self._call
+        call.is_answered = True
+        self.passes_through = call.routing.reject is None and not self._counts_tokens
         self._ends = None
         if self._begun is not None:
-            self._latency = latency = self._call.routing.clock.monotonic() - self._begun
-            for permit in self._listener_permits:
-                permit.first_chunk(latency)
+            assert self._stream is not None  # noqa: S101
+            self._stream.latency = latency = call.routing.clock.monotonic() - self._begun
+            tell_first_chunk(self.permits, latency)
         first, *rest = ready
-        call = self._call
         beside = self._beside() if call.raced else ()
         return [stamp(first, self.target.model_name, call.failures, beside), *rest]
 
@@ -188,7 +191,7 @@ class Attempt:
         if not self.passes_through:
             self.ended()
         if self.permits:
-            self._give_back("answered", usage=self._spent())
+            self._give_back("answered", self._spent())
 
     def ended(self) -> None:
         """`finished`, but nothing is recorded yet."""
@@ -226,27 +229,22 @@ class Attempt:
         if isinstance(error, Exception):
             error = as_verdict(error)
         if not isinstance(error, Exception) or not call.routing.handles(error):
-            self.end(_failure(error) if self._listener_permits else None)
+            self.end(_failure(error))
             return False
         target = self.target
         failure = FailedAttempt(target.model_name, target.provider, error, target.secrets)
-        call.failures += (failure,)
-        for each in call.routing.listeners.all:
-            each.failed(failure, len(call.failures))
-        if is_wrong_event_loop(error):
-            for each in call.routing.listeners.all:
-                each.wrong_event_loop(target.model_name)
+        call.record_failure(failure, target)
         is_timeout = type(error) is ModelTimeoutError
         if is_timeout and self._is_cut_by_call and (call.time_left() or 0.0) <= _EARLY:
-            call.is_late = True
+            call.deadline = -math.inf  # whatever the clock says by now
             self.end(error)
         elif self.permits:
             self._count(error)
-        if self.has_answered and is_timeout:
+        if call.is_answered and is_timeout:
             call.check_deadline()
-        if self.has_answered and error is not raised:
+        if call.is_answered and error is not raised:
             raise error
-        return not self.has_answered
+        return not call.is_answered
 
     def _spent(self) -> UsageMetadata | None:
         """The tokens that it took, where they are counted and told; also those of no use."""
@@ -256,27 +254,34 @@ class Attempt:
         """Give the permits back with what an error says about the deployment."""
         self._give_back(
             "neutral" if is_neutral(error) else "failed",
+            self._spent() if isinstance(error, RejectedAnswerError) else None,
+            error,
             retry_after=retry_after(error, self._call.routing.clock.now()),
             is_account_fault=is_account_fault(error),
             status=provider_status(error),
-            is_cut=self.has_answered,
-            usage=self._spent() if isinstance(error, RejectedAnswerError) else None,
-            error=error,
+            is_cut=self._call.is_answered,
         )
 
     def end(self, error: Exception | None = None) -> None:
         """Give the permits back, unless they have been; it says nothing about the deployment."""
         if self.permits:
-            self._give_back("neutral", error=error)
+            self._give_back("neutral", None, error)
 
-    def _give_back(self, kind: Literal["answered", "failed", "neutral"], **facts: Any) -> None:
+    def _give_back(
+        self,
+        kind: Literal["answered", "failed", "neutral"],
+        usage: UsageMetadata | None = None,
+        error: Exception | None = None,
+        **facts: Any,
+    ) -> None:
         permits, self.permits = self.permits, ()
-        now, begun, latency = self._call.routing.clock.monotonic(), self._begun, self._latency
-        if latency is None and begun is not None and kind != "neutral":
-            latency = now - begun
-        outcome = Outcome(
-            kind, now, latency, self._call.is_stream, has_begun=begun is not None, **facts
-        )
+        now, stream = self._call.routing.clock.monotonic(), self._stream
+        latency = None if stream is None else stream.latency
+        if latency is None and self._begun is not None and kind != "neutral":
+            latency = now - self._begun
+        outcome = Outcome(kind, now, latency, stream is not None, usage, error)
+        if facts:
+            outcome = outcome._replace(**facts)
         for permit in permits:
             permit.give_back(outcome)
 

@@ -6,19 +6,15 @@ it.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from itertools import count
-from typing import Any, Final, NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from langchain_model_gateway.admission import Closed, Permit, Then
-from langchain_model_gateway.admission.limits import size_of
 from langchain_model_gateway.attempt import Attempt
-from langchain_model_gateway.capabilities import MESSAGES
-from langchain_model_gateway.classify import is_context_overflow, is_retryable, retry_after
-from langchain_model_gateway.errors import SkippedModel
+from langchain_model_gateway.classify import is_retryable, retry_after
 from langchain_model_gateway.progress import Progress
-from langchain_model_gateway.routing import Choice, Routing, route
-from langchain_model_gateway.target import Target
+from langchain_model_gateway.routing import Choice, route
+from langchain_model_gateway.target import Target, give_back_unused
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
@@ -32,57 +28,9 @@ class Wait(NamedTuple):
 
 
 class Call(Progress):
-    """One call on its way through the deployments.
+    """One call on its way through the deployments."""
 
-    Args:
-        routing: Who there is, and the rules.
-        value: The call's input.
-        preference: The name to try first, in place of the rules'; "" or `None` for theirs.
-        fallback: Whether another deployment is tried when the first choice fails, in place of what
-            the rules say.
-        affinity: What goes to the same deployment as long as it can, such as a thread's id.
-        is_stream: Whether it is asked for a stream.
-        has_tools: Whether tools are among its keywords.
-    """
-
-    __slots__ = ("_attempt", "_is_drawn", "_order", "_size", "_value")
-
-    def __init__(
-        self,
-        routing: Routing,
-        value: Any,
-        preference: object = None,
-        *,
-        fallback: bool | None = None,
-        affinity: object = None,
-        is_stream: bool = False,
-        has_tools: bool = False,
-    ) -> None:
-        rules = routing.rules
-        if preference is None or preference == "":  # given "", whatever the config says
-            preference = rules.model_preference
-        if fallback is None:
-            fallback = rules.model_fallback
-        super().__init__(routing, fallback=fallback, is_stream=is_stream)
-        self._attempt: Attempt | None = None
-        self._order = routing.order(preference, affinity, is_only=not fallback)
-        self._is_drawn = rules.balance is not None and affinity is None
-        self._size: int | None = None
-        self._value = value
-        if routing.lacks:
-            is_plain = value.__class__ is str
-            if value.__class__ is list:  # written out: plain text is to cost no function call
-                for message in value:
-                    if message.__class__ not in MESSAGES or message.content.__class__ is not str:
-                        break
-                else:
-                    is_plain = True
-            if not is_plain or has_tools or routing.has_vain_tools:
-                self.behind = routing.unable(value, has_tools=has_tools)
-        if rules.hedge is not None:
-            routing.hedges.earn(rules.hedge.budget)
-        if routing.exchange is not None and not routing.exchange.is_started:
-            routing.exchange.start(routing.clock)
+    __slots__ = ()
 
     # --- what comes next ---------------------------------------------------------------------
 
@@ -94,14 +42,15 @@ class Call(Progress):
             AllModelsFailedError: If every one that could be tried has failed, or time is up.
         """
         steps = route(
-            self._order,
+            self.order,
             self.routing.clock,
             self.size,
             Target.enter,
-            pick=self._next if self._is_drawn else None,
+            pick=self._next if self.is_drawn else None,
             when_free=self._when_free,
             behind=self.behind,
         )
+        attempt = None
         try:
             for step in steps:
                 if isinstance(step, Wait):
@@ -111,67 +60,63 @@ class Call(Progress):
                 if isinstance(entry, Closed):
                     self._skip(target, entry)
                     continue
-                yield from self._attempts(target, entry, is_last_resort=is_last_resort)
-                if self.is_answered:
-                    return
+                permits: tuple[Permit, ...] | None = entry
+                tries = 0
+                while permits is not None:
+                    is_late = is_last_resort or self.raced
+                    if is_late and not (yield from self._may_ask(target, permits)):
+                        break
+                    attempt = Attempt(self, target, permits, is_last_resort=is_last_resort)
+                    yield attempt
+                    if self.is_answered:
+                        return
+                    tries += 1
+                    permits, is_last_resort = yield from self._again(
+                        target, tries, is_last_resort=is_last_resort
+                    )
                 if not self.fallback:
                     break
-                self._put_smaller_behind()
             if self.answer is None:  # else the last structured output, unparsed
                 raise self.gave_up()
         finally:
-            if self._attempt is not None and self._attempt.permits:
-                self._attempt.end()
-            # No circle is left behind: an attempt holds its call, and a failure, by its traceback,
-            # the driver's frame, which holds it too.
-            self._attempt, self.failures = None, ()
-
-    def _attempts(
-        self, target: Target, permits: tuple[Permit, ...], *, is_last_resort: bool
-    ) -> Iterator[Attempt | Wait]:
-        """The attempts at one deployment, and the waits between them."""
-        clock = self.routing.clock
-        for number in count(1):
-            self._attempt = attempt = Attempt(self, target, permits)
-            attempt.is_last_resort = is_last_resort
-            if target.model_name in self.raced:  # it was asked beside another
+            if attempt is not None and attempt.permits:
                 attempt.end()
-                return
-            if is_last_resort and (wait := self._worth_waiting(permits)):
-                yield Wait(wait)
-                if self._is_restricted(target):
-                    attempt.end()
-                    return
-            attempt.begin()
-            yield attempt
-            if self.is_answered:
-                return
-            delay = self._delay_before_retry(target, number, is_last_resort=is_last_resort)
-            if delay is None:
-                return
-            yield Wait(delay)
-            # Meanwhile a window may have begun, or other calls have failed.
-            entry = target.enter(clock, self.size, is_last_resort=is_last_resort)
-            if self._is_only_limited(entry):
-                is_last_resort = True
-                entry = target.enter(clock, self.size, is_last_resort=True)
-            if isinstance(entry, Closed):
-                return
-            permits = entry
+            # No circle is left behind: a failure holds the driver's frame by its traceback.
+            self.failures = ()
 
-    def _put_smaller_behind(self) -> None:
-        """After a context overflow, those whose window is no larger come last."""
-        targets = self.routing.targets
-        for failure in self.failures:
-            most = targets[failure.model_name].window
-            if most is None or not is_context_overflow(failure.exception):
-                continue
-            tried = {each.model_name for each in self.failures}
-            for target in self._order:
-                if target.window and target.window <= most and target.model_name not in tried:
-                    reason = f"its window of {target.window:,} tokens is no larger"
-                    skip = SkippedModel(target.model_name, reason)
-                    self.behind.setdefault(target.model_name, skip)
+    def _may_ask(self, target: Target, permits: tuple[Permit, ...]) -> Generator[Wait, None, bool]:
+        """Wait for room in the limits; whether the deployment may be asked then."""
+        may_ask = False
+        try:
+            if target.model_name not in self.raced:  # else it was asked beside another
+                if wait := self._worth_waiting(permits):
+                    yield Wait(wait)
+                may_ask = not wait or not self._is_restricted(target)
+            return may_ask
+        finally:
+            if not may_ask:
+                give_back_unused(permits, self.routing.clock)
+
+    def _again(
+        self, target: Target, tries: int, *, is_last_resort: bool
+    ) -> Generator[Wait, None, tuple[tuple[Permit, ...] | None, bool]]:
+        """Wait before another attempt at the same deployment.
+
+        Returns:
+            Its permits, `None` if it is not worth it or not possible; and whether it is the last
+            resort now.
+        """
+        delay = self._delay_before_retry(target, tries, is_last_resort=is_last_resort)
+        if delay is None:
+            return None, is_last_resort
+        yield Wait(delay)
+        # Meanwhile a window may have begun, or other calls have failed.
+        clock = self.routing.clock
+        entry = target.enter(clock, self.size, is_last_resort=is_last_resort)
+        if self._is_only_limited(target, entry):
+            is_last_resort = True
+            entry = target.enter(clock, self.size, is_last_resort=True)
+        return None if isinstance(entry, Closed) else entry, is_last_resort
 
     def _is_restricted(self, target: Target) -> bool:
         """Whether a window has begun while a place was waited for; then it is noted."""
@@ -215,12 +160,6 @@ class Call(Progress):
         routing = self.routing
         return routing.pick(pending, routing.clock, self.size, streams=self.is_stream, advance=True)
 
-    def size(self) -> int:
-        """The tokens of the call's input, approximately."""
-        if self._size is None:
-            self._size = size_of(self._value)
-        return self._size
-
     def _worth_waiting(self, permits: tuple[Permit, ...]) -> float:
         """The seconds to wait for room in the limits; 0 where that would take too long."""
         wait = max((permit.wait for permit in permits), default=0.0)
@@ -245,7 +184,9 @@ class Call(Progress):
         if not is_retryable(error):
             return None
         least = retry_after(error, clock.now()) or 0.0
-        if least > policy.max_retry_after or (least > policy.max_delay and self._another_is_free()):
+        if least > policy.max_retry_after or (
+            least > policy.max_delay and self._another_is_free(target)
+        ):
             return None
         delay = max(clock.uniform(0, policy.longest_delay(attempts)), least)
         left = self.time_left()
@@ -253,42 +194,38 @@ class Call(Progress):
             return None
         closed = target.closed(Then(clock, delay), self.size)
         is_open = closed is None or (is_last_resort and closed.kind != "restricted")
-        return delay if is_open or self._is_only_limited(closed) else None
+        return delay if is_open or self._is_only_limited(target, closed) else None
 
-    def _is_only_limited(self, entry: object) -> bool:
+    def _is_only_limited(self, target: Target, entry: object) -> bool:
         """Whether a deployment has no room, and nobody else can be asked: then it waits for it."""
         is_limited = isinstance(entry, Closed) and entry.kind == "limited"
-        return is_limited and not self._another_is_free()
+        return is_limited and not self._another_is_free(target)
 
-    def _another_is_free(self) -> bool:
-        return self.fallback and bool(self._free({each.model_name for each in self.failures}))
+    def _another_is_free(self, target: Target) -> bool:
+        return self.fallback and bool(self._free(target))
 
-    def _free(self, tried: Collection[str]) -> list[Target]:
-        """The deployments that were not tried yet, can take the request and may be asked now."""
-        clock, size, passed = self.routing.clock, self.size, set(tried)
-        assert self._attempt is not None  # noqa: S101
-        if self._attempt.target.model_name not in self.behind:  # else there are only such left
+    def _free(self, target: Target) -> list[Target]:
+        """The other deployments that may be asked now, can take the request and were not tried."""
+        clock, size = self.routing.clock, self.size
+        passed = {target.model_name, *(each.model_name for each in self.failures)}
+        if target.model_name not in self.behind:  # else there are only such left
             passed.update(self.behind)
-        untried = (target for target in self._order if target.model_name not in passed)
-        return [target for target in untried if target.closed(clock, size) is None]
+        untried = (each for each in self.order if each.model_name not in passed)
+        return [each for each in untried if each.closed(clock, size) is None]
 
     # --- hedging -----------------------------------------------------------------------------
 
     def hedge(self, first: Attempt) -> Attempt | None:
         """An attempt beside one that takes long, if another is free and the budget allows it."""
-        name = first.target.model_name
-        free = self._free({name, *(each.model_name for each in self.failures)})
+        free = self._free(first.target)
         if not free:
             return None
-        target = self._next(free) if self._is_drawn else free[0]
+        target = self._next(free) if self.is_drawn else free[0]
         entry = target.enter(self.routing.clock, self.size)
         if isinstance(entry, Closed):
             return None
-        second = Attempt(self, target, entry)
         if not self.routing.hedges.spend():
-            second.end()
+            give_back_unused(entry, self.routing.clock)
             return None
-        self.raced = (name, target.model_name)
-        second.is_hedge = True
-        second.begin()
-        return second
+        self.raced = (first.target.model_name, target.model_name)
+        return Attempt(self, target, entry, is_hedge=True)

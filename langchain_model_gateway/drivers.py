@@ -54,9 +54,10 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def _call(self, run: Run, kwargs: dict[str, Any], *, is_stream: bool = False) -> Call:
         """Begin a call; takes the gateway's own keywords out of `kwargs`, which are the models'."""
-        routing, config, affinity = self._routing, run.config, None
+        routing, config = self._routing, run.config
         if config is None and not kwargs:
             return Call(routing, run.input, is_stream=is_stream)
+        affinity = None
         preference = _setting(PREFERENCE, config, kwargs)
         fallback = _setting(FALLBACK, config, kwargs)
         if kwargs:
@@ -86,19 +87,20 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def _invoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call = self._call(run, kwargs)
-        routing, ask = call.routing, partial(_asking, run, kwargs, "invoke")
         for step in call.steps():
             if isinstance(step, Wait):
-                routing.clock.sleep(step.seconds)
+                call.routing.clock.sleep(step.seconds)
                 continue
             try:
                 if step.hedge_after is not None:
+                    ask = partial(_asking, run, kwargs, "invoke")
                     race(call, step, ask, run.report_failure)
-                elif step.seconds is None:
-                    step.answered(ask(step)())
-                else:
-                    asked = routing.guards.call(step.seconds, ask(step), step.target.hanging)
-                    step.answered(asked)
+                    continue
+                asked = _asking(run, kwargs, "invoke", step)
+                if step.seconds is not None:
+                    guard = call.routing.guards.call
+                    asked = partial(guard, step.seconds, asked, step.target.hanging)
+                step.answered(asked())
             except BaseException as error:  # the attempt decides
                 if not step.failed(error):
                     raise
@@ -118,18 +120,19 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     async def _ainvoke(self, run: Run, kwargs: dict[str, Any]) -> AIMessage:
         call, before = self._call(run, kwargs), cancellations()
-        routing, ask = call.routing, partial(_asking, run, kwargs, "ainvoke")
         for step in call.steps():
             if isinstance(step, Wait):
-                await routing.clock.async_sleep(step.seconds)
+                await call.routing.clock.async_sleep(step.seconds)
                 continue
             try:
                 if step.hedge_after is not None:
+                    ask = partial(_asking, run, kwargs, "ainvoke")
                     await arace(call, step, ask, run.areport_failure)
-                elif step.seconds is None:
-                    step.answered(await ask(step)())
-                else:
-                    step.answered(await routing.guards.acall(step.seconds, ask(step)()))
+                    continue
+                asked = _asking(run, kwargs, "ainvoke", step)()
+                if step.seconds is not None:
+                    asked = call.routing.guards.acall(step.seconds, asked)
+                step.answered(await asked)
             except BaseException as error:  # the attempt decides
                 error = cancellation_behind(error, before)
                 if not step.failed(error):
@@ -147,16 +150,16 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     def _chunks(self, run: Run, kwargs: dict[str, Any]) -> Generator[Any, None, None]:
         call = self._call(run, kwargs, is_stream=True)
-        routing, ask = call.routing, partial(_asking, run, kwargs, "stream")
+        ask = partial(_asking, run, kwargs, "stream")
         for step in call.steps():
             if isinstance(step, Wait):
-                routing.clock.sleep(step.seconds)
+                call.routing.clock.sleep(step.seconds)
                 continue
             try:
                 if (found := opened(call, step, ask, run.report_failure)) is None:
                     continue
                 step, ready, chunks = found  # noqa: PLW2901
-                chunks = step.guarded(chunks, routing.guards.stream, step.target.hanging)
+                chunks = step.guarded(chunks, call.routing.guards.stream, step.target.hanging)
                 try:
                     yield from ready
                     while not step.passes_through and (chunk := next(chunks, _END)) is not _END:
@@ -180,16 +183,16 @@ class RoutedCalls(RunnableSerializable[LanguageModelInput, AIMessage]):
 
     async def _achunks(self, run: Run, kwargs: dict[str, Any]) -> AsyncGenerator[Any, None]:
         call, before = self._call(run, kwargs, is_stream=True), cancellations()
-        routing, ask = call.routing, partial(_asking, run, kwargs, "astream")
+        ask = partial(_asking, run, kwargs, "astream")
         for step in call.steps():
             if isinstance(step, Wait):
-                await routing.clock.async_sleep(step.seconds)
+                await call.routing.clock.async_sleep(step.seconds)
                 continue
             try:
                 if (found := await aopened(call, step, ask, run.areport_failure)) is None:
                     continue
                 step, ready, chunks = found  # noqa: PLW2901
-                chunks = step.guarded(chunks, routing.guards.astream)
+                chunks = step.guarded(chunks, call.routing.guards.astream)
                 try:
                     for chunk in ready:
                         yield chunk
@@ -299,8 +302,10 @@ def _asking(run: Run, kwargs: dict[str, Any], method: str, attempt: Attempt) -> 
     """What asks an attempt's deployment; each gets lists and dicts of its own."""
     target = attempt.target
     model = attempt.async_model() if method[0] == "a" else target.model
-    model, config = run.attempt(model, target.model_name, is_hedge=attempt.is_hedge)
-    ask, value = getattr(model, method), run.input
+    value, config = run.input, None
+    if run.config is not None:
+        model, config = run.attempt(model, target.model_name, is_hedge=attempt.is_hedge)
+    ask = getattr(model, method)
     if value.__class__ is str and not kwargs:  # there is nothing to translate, nor to copy
         return partial(ask, value, config)
     value, own = attempt.given(value, kwargs)

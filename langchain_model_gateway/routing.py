@@ -15,7 +15,6 @@ from langchain_core.exceptions import ModelTimeoutError
 from langchain_model_gateway._arguments import unknown_name
 from langchain_model_gateway._logger import logger
 from langchain_model_gateway.admission import Closed, Moment, Permit, Size, Then
-from langchain_model_gateway.answers import is_callers_bug
 from langchain_model_gateway.balance import draw, ranked
 from langchain_model_gateway.capabilities import needs, why_not
 from langchain_model_gateway.classify import is_control_flow
@@ -23,6 +22,7 @@ from langchain_model_gateway.deployment import ModelDeployment
 from langchain_model_gateway.errors import EmptyStreamError, RejectedAnswerError, SkippedModel
 from langchain_model_gateway.guards import Guards
 from langchain_model_gateway.listeners import Listeners
+from langchain_model_gateway.rejection import Rejects, is_callers_bug
 from langchain_model_gateway.sharing import Exchange
 from langchain_model_gateway.state import HedgeBudget, Memory
 from langchain_model_gateway.target import Rules, Target
@@ -86,6 +86,8 @@ class Routing:
     has_vain_tools: bool
     has_gates: bool
     only_tier: float | None
+    counts_calls: bool
+    reject: Rejects | None
     _orders: dict[object, tuple[Target, ...]] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -120,7 +122,16 @@ class Routing:
             has_vain_tools=any(e.has_tools and "tool_calling" in e.lacks for e in targets),
             has_gates=any(each.gates for each in targets),
             only_tier=tiers.pop() if len(tiers) == 1 else None,
+            counts_calls=rules.hedge is not None or memory.exchange is not None,
+            reject=Rejects.of(rules.reject),
         )
+
+    def count_call(self) -> None:
+        """A call begins: it earns a part of a hedge, and other processes are to know of it."""
+        if self.rules.hedge is not None:
+            self.hedges.earn(self.rules.hedge.budget)
+        if self.exchange is not None and not self.exchange.is_started:
+            self.exchange.start(self.clock)
 
     def order(
         self, preference: object, affinity: object = None, *, is_only: bool = False

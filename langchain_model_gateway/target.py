@@ -1,5 +1,6 @@
 """A deployment, ready to be asked: what its calls need, worked out once."""
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -118,9 +119,7 @@ class Target:
             if entry is None:
                 continue
             if isinstance(entry, Closed):
-                unused = Outcome("neutral", at.monotonic(), has_begun=False)
-                for permit in permits:
-                    permit.give_back(unused)
+                give_back_unused(permits, at)
                 return entry
             permits += (entry,)
         return permits
@@ -147,3 +146,10 @@ class Target:
     def skip(self, closed: Closed) -> SkippedModel:
         """Why it was not asked, as it is told."""
         return SkippedModel(self.model_name, closed.reason, closed.until)
+
+
+def give_back_unused(permits: Sequence[Permit], at: Moment) -> None:
+    """Give back the permits for an attempt that was not made after all."""
+    unused = Outcome("neutral", at.monotonic(), has_begun=False)
+    for permit in permits:
+        permit.give_back(unused)

@@ -389,6 +389,36 @@ def test_an_exit_goes_through(told: Told) -> None:
     assert gateway._memory["a"].load.places == 0
 
 
+@pytest.mark.parametrize("form", ["invoke", "ainvoke", "stream", "astream"])
+def test_an_exit_at_a_hedge_goes_through(form: str) -> None:
+    """So does one that comes with the second attempt: both places are given back."""
+
+    def leave(event: GatewayEvent) -> None:
+        if event.kind == "hedged":
+            raise KeyboardInterrupt
+
+    gate = threading.Event()
+
+    async def awaited(_: Any) -> AIMessage:
+        await asyncio.sleep(20)
+        return AIMessage("late")
+
+    def waited(_: Any) -> AIMessage:
+        gate.wait(20)
+        return AIMessage("late")
+
+    entries: Any = [
+        {"model_name": name, "model": RunnableLambda(waited, awaited), "max_concurrency": 1}
+        for name in "ab"
+    ]
+    hedge = HedgePolicy(delay=0.05, least_delay=0.01)
+    gateway = GatewayRunnable(entries, hedge=hedge, on_event=leave)
+    with pytest.raises(KeyboardInterrupt):
+        CallForm(form)(gateway, "?")
+    gate.set()
+    assert [gateway._memory[name].load.in_flight for name in "ab"] == [0, 0]
+
+
 async def _async(event: GatewayEvent) -> None: ...
 
 

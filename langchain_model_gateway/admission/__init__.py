@@ -18,7 +18,7 @@ class Moment(Protocol):
     """One moment on both clocks. A gateway's clock is the present one."""
 
     def now(self) -> datetime:
-        """The time of day, aware."""
+        """The time of day, aware, in UTC."""
 
     def monotonic(self) -> float:
         """Seconds that never run backwards."""
@@ -30,7 +30,7 @@ class Then:
     Args:
         moment: The present.
         seconds: How many seconds later.
-        at: The time of day, if it is known already.
+        at: The time of day in UTC, if it is known already.
     """
 
     __slots__ = ("_monotonic", "_now")
@@ -71,26 +71,26 @@ class Outcome(NamedTuple):
         at: When it ended, in monotonic seconds.
         latency: The seconds to the answer, or to the first real chunk; `None` if there was none.
         is_stream: Whether it was a stream.
+        usage: The tokens that the provider counted, if it told.
+        error: What was raised; `None` also where it was abandoned, or another was quicker.
         has_begun: Whether the deployment was asked at all.
         retry_after: The seconds that the server asked to wait.
         is_account_fault: Whether the account or the key is to blame, so that waiting is no help.
         status: The HTTP status that the server answered with, if it failed with one.
         is_cut: Whether it failed after its first real chunk, so that tokens were generated.
-        usage: The tokens that the provider counted, if it told.
-        error: What was raised; `None` also where it was abandoned, or another was quicker.
     """
 
     kind: Literal["answered", "failed", "neutral"]
     at: float
     latency: float | None = None
     is_stream: bool = False
+    usage: UsageMetadata | None = None
+    error: Exception | None = None
     has_begun: bool = True
     retry_after: float | None = None
     is_account_fault: bool = False
     status: int | None = None
     is_cut: bool = False
-    usage: UsageMetadata | None = None
-    error: Exception | None = None
 
 
 class Permit(Protocol):

@@ -189,7 +189,7 @@ class Cooldown:
         listener: Who wants to know.
     """
 
-    __slots__ = ("_lease", "circuit", "listener", "model_name", "policy")
+    __slots__ = ("_lease", "_usual", "circuit", "listener", "model_name", "policy")
 
     def __init__(
         self,
@@ -204,6 +204,7 @@ class Cooldown:
         self.policy = policy
         self.listener = listener
         self._lease = policy.duration if timeout is None else timeout
+        self._usual = Ticket(circuit.generation)
 
     def closed(self, at: Moment, size: Size) -> Closed | None:
         """The cooldown at a moment, with its end, if there is one."""
@@ -221,7 +222,9 @@ class Cooldown:
         """Let an attempt in: while closed, as the probe, or as the last resort."""
         circuit = self.circuit
         if circuit.is_closed:  # the usual case needs no lock: a late ticket tells its age
-            return CooldownPermit(self, Ticket(circuit.generation))
+            if self._usual.generation != circuit.generation:
+                self._usual = Ticket(circuit.generation)
+            return CooldownPermit(self, self._usual)
         ticket = circuit.try_acquire(at.monotonic(), self._lease, is_last_resort=is_last_resort)
         if ticket is not None:
             return CooldownPermit(self, ticket)

@@ -4,6 +4,7 @@ They stand at the edge, one module each. What decides tells them what has happen
 know who they are.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -61,9 +62,6 @@ class Listener:
     def failed(self, failure: FailedAttempt, number: int) -> None:
         """A call has failed for the so-many-th time, and may fall back."""
 
-    def wrong_event_loop(self, model_name: str) -> None:
-        """A client belongs to an event loop that is gone."""
-
     def gave_up(self, error: ModelRouterError) -> None:
         """A call has no answer."""
 
@@ -114,10 +112,6 @@ class ListenerPermit(NamedTuple):
     permits: tuple[Permit, ...]
     wait: float = 0.0
 
-    def first_chunk(self, seconds: float) -> None:
-        """The stream has given its first real chunk."""
-        self.listener.first_chunk(self.asked, seconds)
-
     def give_back(self, outcome: Outcome) -> None:
         """The attempt has ended; whatever the listener does, the permits are given back."""
         try:
@@ -125,6 +119,14 @@ class ListenerPermit(NamedTuple):
         finally:
             for permit in self.permits:
                 permit.give_back(outcome)
+
+
+def tell_first_chunk(permits: Sequence[Permit], seconds: float) -> None:
+    """Tell those who have an interest that the stream has given its first real chunk."""
+    for permit in permits:
+        if isinstance(permit, ListenerPermit):
+            tell_first_chunk(permit.permits, seconds)
+            permit.listener.first_chunk(permit.asked, seconds)
 
 
 class CooldownNews(NamedTuple):

@@ -100,8 +100,8 @@ class Run:
 
     def attempt(
         self, model: Any, model_name: str, *, is_hedge: bool = False
-    ) -> tuple[Any, RunnableConfig | None]:
-        """The next attempt's model and config; in a trace it is a child of this run.
+    ) -> tuple[Any, RunnableConfig]:
+        """The next attempt's model and config, where there is one; in a trace it is a child run.
 
         Args:
             model: The deployment's model.
@@ -110,10 +110,8 @@ class Run:
 
         Returns:
             What to call, with `invoke`, `ainvoke`, `stream` and `astream`, and the config to call
-            it with: the caller's own, which a model may edit, or `None` if there is none.
+            it with: one of its own, which it may edit.
         """
-        if self.config is None:
-            return model, None
         if self._manager is None:
             return model, self._copied_config()
         return _Enclosed(model), self._child_config(model_name, is_hedge=is_hedge)
