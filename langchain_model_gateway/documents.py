@@ -281,7 +281,7 @@ class _YamlReader:
             return node.value
         try:
             value = self.scalars.construct_object(node)
-        except (ValueError, OverflowError):  # a date without such a day, a number without end
+        except (ValueError, OverflowError, LookupError, AttributeError):  # of YAML's own reader
             told = f"{shown(node.value)} is no value YAML knows; quote it if it is a text"
             return self.document.tell(keys, told, _line(node))
         if ":" in node.value and isinstance(value, (int, float)):

@@ -965,6 +965,20 @@ def test_a_good_file_with_a_bad_place_is_built_or_told(
     built_or_told(path)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *('!!int ""', "!!int maybe", '!!float ""', "!!float maybe", '!!bool ""', "!!bool maybe"),
+        *('!!timestamp ""', "!!timestamp tomorrow", "2026-02-30", "!!int [1]", "!!seq 1"),
+    ],
+)
+@pytest.mark.usefixtures("_keys")
+def test_a_value_that_is_not_of_its_tag_is_told_in_its_line(write: Write, value: str) -> None:
+    """Whatever YAML's own reader raises for it."""
+    text = YAML.replace("timeout: 60", f"timeout: {value}", 1)
+    assert (1, "timeout") in [(each.line, each.key) for each in problems(write(text))]
+
+
 @pytest.mark.parametrize("at", [0, 1, 2, 3, 5, 6, 7])
 @pytest.mark.usefixtures("_keys")
 def test_an_unknown_key_is_told_in_its_own_line(write: Write, at: int) -> None:
