@@ -12,8 +12,10 @@ VENV := $(VENV)
 LOWEST := $(VENV)-lowest
 BIN := $(VENV)/bin
 TEST_FILE ?= tests
-# A file's tests stay in one process; one file alone needs no more than this one.
-PARALLEL := $(if $(filter tests,$(TEST_FILE)),--numprocesses auto --maxprocesses 4 --dist loadfile)
+# A file's tests stay in one process, the slow files first; one file alone needs no more than this
+# one. Some tests wait for a server: one process more than there are cores, so that none is idle.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+PARALLEL = $(if $(filter tests,$(TEST_FILE)),--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder)
 LANGCHAIN_CORE_MAIN := git+https://github.com/langchain-ai/langchain@master\#subdirectory=libs/core
 
 help: ## Show this help.

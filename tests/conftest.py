@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import certifi
+import freezegun
 import pytest
 from langchain_openai import ChatOpenAI
 from llmock.pytest_plugin import LLMock
@@ -24,9 +25,18 @@ _one = Path(_authorities.name) / "one.pem"
 _one.write_text(f"{_first}{_end}\n")
 os.environ.setdefault("SSL_CERT_FILE", str(_one))
 
+# Freezing the time looks through every module that is loaded; most of them are these.
+freezegun.configure(extend_ignore_list=["anthropic.types", "openai.types"])
+
+SLOW_FILES = ("test_oracle", "test_http", "test_shared_state", "test_diagnosis", "test_demo")
 STREAMS = ("stream", "astream", "transform", "atransform")
 BATCHES = ("batch", "abatch", "batch_as_completed", "abatch_as_completed")
 FORMS = ("invoke", "ainvoke", *BATCHES, *STREAMS, "astream_events")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files, so that no process ends long after the others."""
+    items.sort(key=lambda item: item.path.stem not in SLOW_FILES)
 
 
 async def _aiter(value: Any) -> Any:
