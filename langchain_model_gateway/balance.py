@@ -5,8 +5,11 @@ advance a round-robin for those who are never asked.
 """
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from itertools import accumulate
+from operator import attrgetter
 from threading import Lock
 from typing import Final, Literal, Protocol, TypeVar
 
@@ -51,6 +54,8 @@ class Candidate(Protocol):
 C = TypeVar("C", bound=Candidate)
 Chance = Callable[[float, float], float]
 
+_WEIGHT: Final = attrgetter("weight")
+
 _turns: Final = Lock()
 
 
@@ -77,9 +82,9 @@ def draw(
         return candidates[0]
     if balance == "weighted":
         return _by_turn(candidates, advance=advance)
-    total = sum([each.weight for each in candidates])
-    first = _by_weight(candidates, uniform(0.0, total))
-    second = _by_weight(candidates, uniform(0.0, total - first.weight), without=first)
+    others = [*candidates]
+    first = others.pop(_by_weight(others, uniform))
+    second = others[_by_weight(others, uniform)]
     if balance == "least_busy":
         one, other = first.load.places / first.weight, second.load.places / second.weight
     else:
@@ -104,16 +109,10 @@ def _by_turn(candidates: Sequence[C], *, advance: bool) -> C:
     return chosen
 
 
-def _by_weight(candidates: Sequence[C], point: float, without: C | None = None) -> C:
-    """The one whose share, one share beside the other, has the point in it."""
-    chosen = candidates[0]
-    for each in candidates:
-        if each is not without:
-            chosen = each
-            point -= each.weight
-            if point < 0:
-                break
-    return chosen
+def _by_weight(candidates: Sequence[Candidate], uniform: Chance) -> int:
+    """The place of one that is drawn: the shares stand side by side, and a point falls into one."""
+    ends = [*accumulate(map(_WEIGHT, candidates))]
+    return bisect(ends, uniform(0.0, ends[-1]), hi=len(ends) - 1)
 
 
 def _expected(candidate: Candidate, now: float, *, streams: bool) -> float:
