@@ -103,7 +103,9 @@ def is_callers_bug(error: BaseException) -> bool:
 
 def is_empty(message: BaseMessage) -> bool:
     """Whether a message has neither text nor a tool call."""
-    return not message.text and not calls_tools(message)
+    content = message.content
+    text = content if isinstance(content, str) else message.text
+    return not text and not calls_tools(message)
 
 
 def calls_tools(message: BaseMessage) -> bool:

@@ -19,19 +19,6 @@ _HEAD_START: Final = 4
 """For how many exchanges' time one process alone may probe, when a cooldown is over."""
 
 
-class Ticket(NamedTuple):
-    """What a circuit remembers an attempt by.
-
-    Attributes:
-        generation: The circuit's generation when the attempt began. Each opening begins a new one,
-            so that what an earlier call comes to says nothing any more.
-        probe: The number of the probe that it is; 0 if it is none.
-    """
-
-    generation: int
-    probe: int = 0
-
-
 class Circuit:
     """What the recent attempts at one deployment say about it.
 
@@ -80,43 +67,50 @@ class Circuit:
         until = max(self.opens, self._probe_ends, self._elsewhere_ends)
         return until if until > now else None
 
-    def try_acquire(self, now: float, lease: float, *, is_last_resort: bool) -> Ticket | None:
+    def try_acquire(
+        self, now: float, lease: float, *, is_last_resort: bool
+    ) -> tuple[int, int] | None:
         """Let an attempt in, if it may.
 
         Args:
             now: The present.
             lease: The seconds for which it holds the probe's place, if it becomes the probe.
             is_last_resort: Whether to let it in anyway.
+
+        Returns:
+            The generation, and the number of the probe that it is, 0 if it is none.
         """
         with self._lock:
             if self.closed_until(now) is not None:
-                return Ticket(self.generation) if is_last_resort else None
+                return (self.generation, 0) if is_last_resort else None
             if self._cooldown is None:
-                return Ticket(self.generation)
+                return self.generation, 0
             self._probe += 1
             self._probe_ends = now + lease
-            return Ticket(self.generation, self._probe)
+            return self.generation, self._probe
 
-    def record_success(self, ticket: Ticket) -> bool:
+    def record_success(self, permit: "CooldownPermit") -> bool:
         """The attempt was answered. Returns whether that has ended a cooldown."""
         if self._cooldown is None and not self._failures:
             return False
         with self._lock:
-            self._release(ticket)
-            if ticket.generation != self.generation:
+            self._release(permit)
+            if permit.generation != self.generation:
                 return False
             self._failures.clear()
             ended, self._cooldown = self._cooldown is not None, None
             return ended
 
-    def record_failure(self, ticket: Ticket, policy: CooldownPolicy, outcome: Outcome) -> float:
+    def record_failure(
+        self, permit: "CooldownPermit", policy: CooldownPolicy, outcome: Outcome
+    ) -> float:
         """The attempt failed. Returns the seconds of the cooldown that this has begun, or 0."""
         with self._lock:
-            self._release(ticket)
-            if ticket.generation != self.generation:
+            self._release(permit)
+            if permit.generation != self.generation:
                 return 0
             if self._cooldown is not None:
-                if not ticket.probe:  # a last resort proves nothing new
+                if not permit.probe:  # a last resort proves nothing new
                     return 0
                 return self._open(policy.longer(self._cooldown, outcome.retry_after), outcome.at)
             self._failures.append(outcome.at)
@@ -126,14 +120,14 @@ class Circuit:
                 return 0
             return self._open(policy.first(outcome.retry_after), outcome.at)
 
-    def release(self, ticket: Ticket) -> None:
+    def release(self, permit: "CooldownPermit") -> None:
         """The attempt says nothing about the deployment."""
         with self._lock:
-            self._release(ticket)
+            self._release(permit)
 
-    def _release(self, ticket: Ticket) -> None:
+    def _release(self, permit: "CooldownPermit") -> None:
         """Give a probe's place back. The lock is held."""
-        if ticket.probe and ticket.probe == self._probe:
+        if permit.probe and permit.probe == self._probe:
             self._probe_ends = _NEVER
 
     def _open(self, seconds: float, now: float) -> float:
@@ -189,7 +183,7 @@ class Cooldown:
         listener: Who wants to know.
     """
 
-    __slots__ = ("_lease", "_usual", "circuit", "listener", "model_name", "policy")
+    __slots__ = ("_lease", "circuit", "listener", "model_name", "policy")
 
     def __init__(
         self,
@@ -204,7 +198,6 @@ class Cooldown:
         self.policy = policy
         self.listener = listener
         self._lease = policy.duration if timeout is None else timeout
-        self._usual = Ticket(circuit.generation)
 
     def closed(self, at: Moment, size: Size) -> Closed | None:
         """The cooldown at a moment, with its end, if there is one."""
@@ -221,21 +214,28 @@ class Cooldown:
     def enter(self, at: Moment, size: Size, *, is_last_resort: bool) -> "CooldownPermit | Closed":
         """Let an attempt in: while closed, as the probe, or as the last resort."""
         circuit = self.circuit
-        if circuit.is_closed:  # the usual case needs no lock: a late ticket tells its age
-            if self._usual.generation != circuit.generation:
-                self._usual = Ticket(circuit.generation)
-            return CooldownPermit(self, self._usual)
-        ticket = circuit.try_acquire(at.monotonic(), self._lease, is_last_resort=is_last_resort)
-        if ticket is not None:
-            return CooldownPermit(self, ticket)
+        if circuit.is_closed:  # the usual case needs no lock: a late permit tells its age
+            return CooldownPermit(self, circuit.generation)
+        entry = circuit.try_acquire(at.monotonic(), self._lease, is_last_resort=is_last_resort)
+        if entry is not None:
+            return CooldownPermit(self, *entry)
         return self.closed(at, size) or Closed("cooldown", _REASON, at.now())
 
 
 class CooldownPermit(NamedTuple):
-    """Permission for one attempt, counted by its deployment's circuit."""
+    """Permission for one attempt, counted by its deployment's circuit.
+
+    Attributes:
+        cooldown: Whose permit it is.
+        generation: The circuit's generation when the attempt began. Each opening begins a new one,
+            so that what an earlier call comes to says nothing any more.
+        probe: The number of the probe that it is; 0 if it is none.
+        wait: It says never to wait.
+    """
 
     cooldown: Cooldown
-    ticket: Ticket
+    generation: int
+    probe: int = 0
     wait: float = 0.0
 
     def give_back(self, outcome: Outcome) -> None:
@@ -243,10 +243,10 @@ class CooldownPermit(NamedTuple):
         cooldown, circuit = self.cooldown, self.cooldown.circuit
         match outcome.kind:
             case "answered":
-                if circuit.record_success(self.ticket):
+                if circuit.record_success(self):
                     cooldown.listener.cooldown_ended(cooldown.model_name)
             case "failed":
-                if seconds := circuit.record_failure(self.ticket, cooldown.policy, outcome):
+                if seconds := circuit.record_failure(self, cooldown.policy, outcome):
                     cooldown.listener.cooldown_started(cooldown.model_name, seconds)
             case "neutral":
-                circuit.release(self.ticket)
+                circuit.release(self)
