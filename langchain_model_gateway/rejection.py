@@ -131,8 +131,7 @@ def finish_reason(message: BaseMessage) -> str:
 def _is_blocked(feedback: Any) -> bool:
     """Whether Gemini blocked the prompt: then there is no answer that could have a finish."""
     reason = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
-    name = str(getattr(reason, "name", reason or ""))
-    return bool(name) and not name.endswith("UNSPECIFIED")
+    return bool(reason) and not str(reason).endswith("UNSPECIFIED")
 
 
 def _is_refusal(block: Any) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import pickle
 from collections.abc import Sequence
+from enum import Enum
+from functools import partial
 from typing import Any
 
 import openai
@@ -27,6 +29,14 @@ from langchain_model_gateway import (
 
 from .conftest import CallForm, StreamForm
 from .models import ModelRefusal, ScriptedChatModel, gateway_over, says, who
+
+
+class BlockReason(Enum):
+    """As Gemini's client has it."""
+
+    BLOCKED_REASON_UNSPECIFIED = 0
+    SAFETY = 1
+
 
 KINDS = ("empty", "content_filter", "length", "refusal", "error", "truncated")
 
@@ -65,6 +75,11 @@ FINISHES: list[tuple[str, dict[str, Any], set[str]]] = [
     (
         "google_genai, a blocked prompt",
         {"prompt_feedback": {"block_reason": "SAFETY", "safety_ratings": None}},
+        {"content_filter", "refusal"},
+    ),
+    (
+        "google_genai, a blocked prompt, an enum",
+        {"prompt_feedback": {"block_reason": BlockReason.SAFETY}},
         {"content_filter", "refusal"},
     ),
     ("bedrock_converse", {"stopReason": "guardrail_intervened"}, {"content_filter"}),
@@ -128,6 +143,76 @@ def test_a_good_finish_is_an_answer(client: str, metadata: dict[str, Any], ask: 
     """With everything rejected that can be."""
     gateway = gateway_over(says(_ended(metadata, "whole")), says("b"), reject=KINDS)
     assert ask(gateway, "?").text == "whole"
+
+
+@pytest.mark.parametrize(
+    "reason", [None, 0, "", "BLOCKED_REASON_UNSPECIFIED", BlockReason.BLOCKED_REASON_UNSPECIFIED]
+)
+def test_a_prompt_that_is_not_blocked_may_have_its_answer(reason: Any, ask: CallForm):
+    """Gemini's feedback is there with every answer, in its first chunks without a finish."""
+    metadata = {"prompt_feedback": {"block_reason": reason}}
+    kinds = ("content_filter", "refusal")
+    gateway = gateway_over(says(_ended(metadata, "whole")), says("b"), reject=kinds)
+    assert ask(gateway, "?").text == "whole"
+
+
+@pytest.mark.parametrize("feedback", [None, "", "SAFETY", 1])
+def test_feedback_of_another_kind_is_no_verdict(feedback: Any):
+    """What another client may put there."""
+    message = _ended({"prompt_feedback": feedback}, "whole")
+    assert gateway_over(says(message), says("b"), reject=KINDS).invoke("?").text == "whole"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("whole", ["whole"], [{"type": "text", "text": "whole"}]),
+        [{"type": "reasoning", "reasoning": "so"}, {"type": "text", "text": "whole"}],
+    ],
+)
+def test_content_in_blocks_is_an_answer(content: Any, ask: CallForm):
+    """Where none of them is a refusal, and one is a text."""
+    message = AIMessageChunk(content, response_metadata={"finish_reason": "stop"})
+    assert ask(gateway_over(says(message), says("b"), reject=KINDS), "?").text == "whole"
+
+
+def test_blocks_without_a_text_are_empty():
+    """A model that has only reasoned has not answered; in a stream, its reasoning is passed on."""
+    message = AIMessageChunk(
+        [{"type": "reasoning", "reasoning": "so"}], response_metadata={"finish_reason": "stop"}
+    )
+    assert who(gateway_over(says(message), says("b"), reject=("empty",)).invoke("?")) == "strong"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kind", "told"),
+    [
+        ({"finish_reason": "MAX_TOKENS"}, "length", "'MAX_TOKENS'"),
+        ({"finish_reason": None, "stop_reason": "max_tokens"}, "length", "'max_tokens'"),
+        ({"finish_reason": 3, "done_reason": "length"}, "length", "'length'"),
+        ({"finish_reason": "", "status": "failed"}, "error", "'failed'"),
+    ],
+)
+def test_the_error_names_kind_and_finish(metadata: dict[str, Any], kind: str, told: str):
+    """In the provider's own word, of the first key that holds one."""
+    models = [says(_ended(metadata, "half")) for _ in range(2)]
+    with pytest.raises(AllModelsFailedError) as failed:
+        gateway_over(*models, reject=(kind,)).invoke("?")
+    assert f"{kind}: the model finished with {told}" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"status": "incomplete", "incomplete_details": None},
+        {"status": "incomplete", "incomplete_details": {"reason": None}},
+        {"status": "completed", "incomplete_details": {"reason": "content_filter"}},
+    ],
+)
+def test_details_count_where_an_answer_is_incomplete(metadata: dict[str, Any]):
+    """OpenAI's Responses API tells the reason beside the status."""
+    message = _ended(metadata, "whole")
+    assert gateway_over(says(message), says("b"), reject=KINDS).invoke("?").text == "whole"
 
 
 @pytest.mark.parametrize("kind", ["content_filter", "length", "refusal", "error"])
@@ -222,6 +307,11 @@ def is_short(answer: AIMessage) -> bool:
     return len(answer.text) < 4
 
 
+class IsShort:
+    def __call__(self, answer: AIMessage) -> bool:
+        return is_short(answer)
+
+
 def test_a_function_rejects(ask: CallForm):
     """It sees the whole answer; one that it rejects falls back, as one of a named kind does."""
     seen: list[AIMessage] = []
@@ -268,10 +358,14 @@ def test_a_rejected_answer_is_neither_retried_nor_counted():
     assert len(weak.calls) == 3
 
 
-def test_the_error_names_the_function_and_not_the_answer():
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(is_short, "is_short"), (partial(is_short), "partial"), (IsShort(), "IsShort")],
+)
+def test_the_error_names_the_function_and_not_the_answer(function: Any, name: str):
     """So that one knows which of several it was."""
-    gateway = gateway_over(says("no"), says("no"), reject=is_short)
-    with pytest.raises(AllModelsFailedError, match="rejected by the function is_short") as failed:
+    gateway = gateway_over(says("no"), says("no"), reject=function)
+    with pytest.raises(AllModelsFailedError, match=f"by the function {name}") as failed:
         gateway.invoke("?")
     assert "'no'" not in str(failed.value)
 
