@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help again demo demo-many hello python test test-lowest test-next providers engines lint format types types-docs docs lab notebooks mutants bench instructions screenshots pictures build wheel-test clean
+.PHONY: help again demo demo-many hello python test test-lowest test-next providers engines lint format types types-docs docs lab notebooks mutants bench before instructions screenshots pictures build wheel-test clean
 
 DEFAULT_PYTHON := $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 PYTHON ?= $(DEFAULT_PYTHON)
@@ -93,6 +93,9 @@ mutants: $(VENV)/.dev-ready ## Plant bugs in the pure modules, and list those no
 bench: .bench-venv/.ready ## Measure against the peers. QUICK=1 for a first look.
 	.bench-venv/bin/python -m benchmarks.observing
 	.bench-venv/bin/python -m benchmarks $(if $(QUICK),--quick)
+
+before: .bench-venv/.ready ## Measure a call beside an earlier commit: make before COMMIT=<commit>.
+	.bench-venv/bin/python -m benchmarks.before $(COMMIT)
 
 instructions: .bench-venv/.ready ## Count the instructions of a healthy call; needs valgrind.
 	.bench-venv/bin/python -m benchmarks.instructions

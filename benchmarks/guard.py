@@ -23,6 +23,10 @@ MOST_FOR_MANY = 1.05
 """What a healthy call may take with 200 deployments, of what it takes with two."""
 
 
+MOST_FOR_EVENTS = {"invoke": 40, "ainvoke": 40, "stream": 90, "astream": 90}
+"""The functions more of a healthy call with an `on_event`; it counts the tokens of each chunk."""
+
+
 def contenders(size: int) -> dict[str, Any]:
     """The bare model, `with_fallbacks` and the gateway, all healthy, with so many models."""
     models = [InstantChatModel(backend=Backend())] * size
@@ -44,14 +48,20 @@ def counts(form: str) -> dict[str, int]:
         form: How to call; one of `FORMS`.
 
     Returns:
-        The counts of the bare model, of `with_fallbacks` and of gateways over 2 and 200.
+        The counts of the bare model, of `with_fallbacks`, of gateways over 2 and 200, and of one
+        with an `on_event`.
     """
     everybody = contenders(2) | {"gateway of 200": contenders(200)["gateway"]}
+    everybody["on_event"] = everybody["gateway"].model_copy(update={"on_event": _nothing})
     with asyncio.Runner() as runner:
         return {
             name: _count(lambda r=runnable: _call(r, form, runner))
             for name, runnable in everybody.items()
         }
+
+
+def _nothing(_: object) -> None:
+    """A function that is told of events."""
 
 
 def repeat(runnable: Any, form: str, calls: int) -> None:

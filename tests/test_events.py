@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -550,19 +549,3 @@ def _check(events: list[GatewayEvent], attempts: list[tuple[str, float]]) -> Non
     answered = sum(each.kind == "answered" for each in ends)
     assert answered <= 1
     assert all(each.seconds is not None and each.seconds >= 0 for each in ends)
-
-
-def test_what_it_costs() -> None:
-    """A healthy call with a function takes at most 60 microseconds more; asked for are 15."""
-    model = RunnableLambda(lambda _: AIMessage("yes"))
-    entries: Any = [{"model_name": name, "model": model} for name in "ab"]
-    gateways = [GatewayRunnable(entries), GatewayRunnable(entries, on_event=lambda _: None)]
-    best = [min(_seconds(each) for _ in range(30)) for each in gateways]
-    assert best[1] - best[0] < 60e-6
-
-
-def _seconds(gateway: GatewayRunnable) -> float:
-    begun = time.perf_counter()
-    for _ in range(20):
-        gateway.invoke("?")
-    return (time.perf_counter() - begun) / 20
