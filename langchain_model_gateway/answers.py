@@ -112,12 +112,12 @@ class StreamedAnswer:
             EmptyStreamError: If no chunk carried anything.
             RejectedAnswerError: If it is one of the kinds that are rejected.
         """
-        reject, is_empty = self._reject, False
+        reject, has_no_text = self._reject, False
         is_message = bool(self.head) and isinstance(self.head[0], BaseMessage)
         if reject is not None:
             reject.check_finish(self._finish)
-            is_empty = is_message and self._empty and "empty" in reject.kinds
-        if is_empty and self._finish:
+            has_no_text = is_message and self._empty and "empty" in reject.kinds
+        if has_no_text and self._finish:
             raise RejectedAnswerError(EMPTY)
         if not self.begun:
             raise EmptyStreamError(f"the stream ended after {len(self.head)} empty chunks")
@@ -125,7 +125,7 @@ class StreamedAnswer:
             return
         if is_message and not self._finish and "truncated" in reject.kinds:
             raise RejectedAnswerError(TRUNCATED)
-        if is_empty:
+        if has_no_text:
             raise RejectedAnswerError(EMPTY)
         if self._chunks:
             reject.ask_functions(_whole(self._chunks))
