@@ -67,7 +67,7 @@ def gateways(package: ModuleType) -> Mapping[str, Any]:
             {"model_name": f"m{number}", "model": model, "time_constraints": hours}
             for number, model in enumerate(models)
         ]
-        return package.GatewayRunnable(entries, model_preference="m0", **rules)
+        return package.GatewayRunnable(models=entries, model_preference="m0", **rules)
 
     policies = {
         "retry": package.RetryPolicy(max_attempts=1),
