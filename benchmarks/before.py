@@ -23,6 +23,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from benchmarks.backends import Backend, InstantChatModel
+from benchmarks.contenders import WINDOWS
+from benchmarks.guard import FORMS
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = "langchain_model_gateway"
@@ -30,17 +32,14 @@ ROUNDS, CALLS = 1500, 4
 TOLD: Final = 0.2
 """Which of the sorted rounds is told: the slower ones were disturbed, and the first were lucky."""
 
-FORMS: Final = ("invoke", "ainvoke", "stream", "astream")
 
-
-def stand(package: Path, name: str) -> ModuleType:
-    """Import a copy of the package under another name, next to it."""
-    compiled = shutil.ignore_patterns("__pycache__")
-    copied = shutil.copytree(package, package.parent / name, ignore=compiled)
-    for source in copied.rglob("*.py"):
+def stand(package: Path, copy: Path) -> ModuleType:
+    """Import a copy of the package under the copy's name."""
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for source in copy.rglob("*.py"):
         text = source.read_text(encoding="utf-8")
-        source.write_text(text.replace(PACKAGE, name), encoding="utf-8")
-    return importlib.import_module(name)
+        source.write_text(text.replace(PACKAGE, copy.name), encoding="utf-8")
+    return importlib.import_module(copy.name)
 
 
 def packages(commit: str, folder: Path) -> tuple[ModuleType, ModuleType]:
@@ -48,12 +47,10 @@ def packages(commit: str, folder: Path) -> tuple[ModuleType, ModuleType]:
     command = ["git", "archive", commit, PACKAGE]
     tree = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout  # noqa: S603
     with tarfile.open(fileobj=io.BytesIO(tree)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder / "commit", filter="data")
     sys.path.insert(0, str(folder))
-    before = stand(folder / PACKAGE, "gateway_before")
-    shutil.rmtree(folder / PACKAGE)
-    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE)
-    return before, stand(folder / PACKAGE, "gateway_now")
+    before = stand(folder / "commit" / PACKAGE, folder / "gateway_before")
+    return before, stand(ROOT / PACKAGE, folder / "gateway_now")
 
 
 def gateways(package: ModuleType) -> Mapping[str, Any]:
@@ -62,9 +59,8 @@ def gateways(package: ModuleType) -> Mapping[str, Any]:
     bad = InstantChatModel(backend=Backend(fails="always", chunks=5))
 
     def over(*models: InstantChatModel, **rules: Any) -> Any:
-        hours = [("03:00", "03:10")]
         entries = [
-            {"model_name": f"m{number}", "model": model, "time_constraints": hours}
+            {"model_name": f"m{number}", "model": model, "time_constraints": WINDOWS}
             for number, model in enumerate(models)
         ]
         return package.GatewayRunnable(models=entries, model_preference="m0", **rules)

@@ -22,7 +22,6 @@ MOST_OF_FALLBACKS = 0.5
 MOST_FOR_MANY = 1.05
 """What a healthy call may take with 200 deployments, of what it takes with two."""
 
-
 MOST_FOR_EVENTS = {"invoke": 40, "ainvoke": 40, "stream": 90, "astream": 90}
 """The functions more of a healthy call with an `on_event`; it counts the tokens of each chunk."""
 
@@ -52,16 +51,12 @@ def counts(form: str) -> dict[str, int]:
         with an `on_event`.
     """
     everybody = contenders(2) | {"gateway of 200": contenders(200)["gateway"]}
-    everybody["on_event"] = everybody["gateway"].model_copy(update={"on_event": _nothing})
+    everybody["on_event"] = everybody["gateway"].model_copy(update={"on_event": lambda _: None})
     with asyncio.Runner() as runner:
         return {
             name: _count(lambda r=runnable: _call(r, form, runner))
             for name, runnable in everybody.items()
         }
-
-
-def _nothing(_: object) -> None:
-    """A function that is told of events."""
 
 
 def repeat(runnable: Any, form: str, calls: int) -> None:

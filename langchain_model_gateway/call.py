@@ -61,7 +61,7 @@ class Call(Progress):
                     self._skip(target, entry)
                     continue
                 permits: tuple[Permit, ...] | None = entry
-                tries = 0
+                attempts = 0
                 while permits is not None:
                     is_late = is_last_resort or self.raced
                     if is_late and not (yield from self._may_ask(target, permits)):
@@ -70,9 +70,9 @@ class Call(Progress):
                     yield attempt
                     if self.is_answered:
                         return
-                    tries += 1
+                    attempts += 1
                     permits, is_last_resort = yield from self._again(
-                        target, tries, is_last_resort=is_last_resort
+                        target, attempts, is_last_resort=is_last_resort
                     )
                 if not self.fallback:
                     break
@@ -98,7 +98,7 @@ class Call(Progress):
                 give_back_unused(permits, self.routing.clock)
 
     def _again(
-        self, target: Target, tries: int, *, is_last_resort: bool
+        self, target: Target, attempts: int, *, is_last_resort: bool
     ) -> Generator[Wait, None, tuple[tuple[Permit, ...] | None, bool]]:
         """Wait before another attempt at the same deployment.
 
@@ -106,7 +106,7 @@ class Call(Progress):
             Its permits, `None` if it is not worth it or not possible; and whether it is the last
             resort now.
         """
-        delay = self._delay_before_retry(target, tries, is_last_resort=is_last_resort)
+        delay = self._delay_before_retry(target, attempts, is_last_resort=is_last_resort)
         if delay is None:
             return None, is_last_resort
         yield Wait(delay)

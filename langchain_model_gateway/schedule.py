@@ -162,11 +162,10 @@ class Timetable(NamedTuple):
     def restricts(self, now: datetime) -> bool:
         """Whether `now` lies inside a window, to the microsecond."""
         local = now.astimezone(self.zone)
-        # Spelled out, as every call comes through here: the minute of the week.
-        cell = self.cells[local.weekday() * _DAY + local.hour * 60 + local.minute]
-        if not cell:
-            return False
-        return cell == _WHOLE or (local.second == 0 and local.microsecond == 0)
+        cell = self.cells[_minute_of_week(local)]
+        return cell == _WHOLE or (
+            cell == _ON_THE_DOT and local.second == 0 and local.microsecond == 0
+        )
 
     def until(self, now: datetime) -> datetime | None:
         """The last restricted instant of the stretch `now` lies in; `None` if it never ends."""
